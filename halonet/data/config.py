@@ -1,0 +1,55 @@
+"""What a run reads, and how it is cut and changed on the way in."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass
+class DataConfig:
+    """The images.
+
+    Args:
+        root: image folder: one sub-folder per class, or train/, val/ and test/ that hold them; null: the embedded
+            handwritten digits (1797 real 8x8 scans)
+        batch_size: images per optimizer step and device
+        num_workers: loading processes; null: 0 for the digits, up to 8 for a folder
+        img_size: side in pixels the network sees; null: the model's own
+        in_chans: 1 for grey, 3 for colour; null: 1 for the digits, 3 for a folder
+        val_fraction: share of each class held out to choose by, where the data have no val/ of their own
+        test_fraction: share of each class held out to judge by, where a folder is not split already
+        split_seed: seed of that split; apart from the training's seed, so that the judges stay the same
+        augment: auto: affine for the digits, photo for a folder; affine: small turns, shifts and scalings;
+            photo: random resized crop, left-right flip, RandAugment; none: nothing random
+        randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the model's own
+        crop_scale: smallest share of the picture a random crop may keep (photo)
+    """
+
+    root: str | None = None
+    batch_size: int = 32
+    num_workers: int | None = None
+    img_size: int | None = None
+    in_chans: Literal[1, 3] | None = None
+    val_fraction: float = 0.1
+    test_fraction: float = 0.2
+    split_seed: int = 0
+    augment: Literal["auto", "none", "affine", "photo"] = "auto"
+    randaugment: float | None = None
+    crop_scale: float = 0.08
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"data.batch_size: expected at least 1, got {self.batch_size}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ValueError(f"data.num_workers: expected at least 0, got {self.num_workers}")
+        if self.img_size is not None and self.img_size < 1:
+            raise ValueError(f"data.img_size: expected at least 1, got {self.img_size}")
+        for name in ("val_fraction", "test_fraction"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"data.{name}: expected a share between 0 and 1, got {getattr(self, name)}")
+        if self.val_fraction + self.test_fraction >= 1:
+            total = self.val_fraction + self.test_fraction
+            raise ValueError(f"data.val_fraction + data.test_fraction: expected less than 1, got {total:g}")
+        if self.randaugment is not None and not 0 <= self.randaugment <= 31:
+            raise ValueError(f"data.randaugment: expected 0 to 31, got {self.randaugment}")
+        if not 0 < self.crop_scale <= 1:
+            raise ValueError(f"data.crop_scale: expected more than 0 and at most 1, got {self.crop_scale}")

@@ -1,0 +1,52 @@
+"""Items, labels and a transform as a map-style data set whose randomness can be repeated."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from halonet.data.images import read_image, to_mode
+from halonet.data.source import SplitItems
+from halonet.data.transforms import ImageTransform, seeded
+
+
+class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
+    """`dataset[epoch * len(dataset) + i]` is image i, ((C, S, S) float32, class index), as augmented in that epoch.
+
+    The random choices depend on `seed` and that index alone, neither on the number of workers nor on what ran before:
+    a training that is interrupted and goes on sees what the uninterrupted one saw.
+    """
+
+    def __init__(self, split: SplitItems, *, in_chans: int, transform: ImageTransform, seed: int) -> None:
+        self.split = split
+        self.in_chans = in_chans
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        number = index % len(self)
+        item = self.split.items[number]
+        image = (
+            read_image(item, in_chans=self.in_chans)
+            if not hasattr(item, "convert")
+            else to_mode(item, in_chans=self.in_chans)
+        )
+        with seeded(self.seed * 1_000_003 + index):
+            tensor = self.transform(image)
+        return tensor, self.split.labels[number]
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """A permutation an epoch, shared out between devices, that tells the data set the epoch in its indices."""
+
+    def __init__(self, dataset: ImageDataset, *, seed: int, num_replicas: int, rank: int) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+
+    def __iter__(self) -> Iterator[int]:
+        size = len(self.dataset)  # type: ignore[arg-type]
+        return (self.epoch * size + index for index in super().__iter__())

@@ -1,0 +1,122 @@
+"""Image folders: a sub-folder a class, split already (train/, val/, test/) or not."""
+
+from pathlib import Path
+
+from halonet.data.images import IMAGE_SUFFIXES
+from halonet.data.source import ImageSource, Split, SplitItems
+from halonet.data.splits import stratified_split
+
+SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+LAYOUT = "expected a sub-folder of images per class, or train/, val/ and test/ that hold such sub-folders"
+
+
+def load_folder_source(
+    root: str | Path, *, in_chans: int, val_fraction: float, test_fraction: float, split_seed: int
+) -> ImageSource:
+    """Read which images and classes lie under `root`; the images themselves are opened later.
+
+    A class is a sub-folder with at least one image in it or below it; classes are numbered by name. With a train/ folder the
+    given parts are kept: a missing val/ is cut from train/ by `split_seed`, a missing test/ means that val/ is used for the test
+    as well. Without one, every class is cut in three. Raises ValueError where the folder, its classes or a part of
+    them is missing.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise ValueError(f"data.root: expected a folder of images, found {found} at {root}")
+    given = _given_splits(root)
+    test_is_val = False
+    if "train" in given:
+        class_names = _class_names(given["train"])
+        splits = {name: _read_split(folder, class_names) for name, folder in given.items()}
+        if "val" not in splits:
+            splits |= _cut(splits["train"], val_fraction=val_fraction, test_fraction=0.0, seed=split_seed)
+        if "test" not in splits:
+            splits["test"] = splits["val"]
+            test_is_val = True
+    else:
+        class_names = _class_names(root)
+        whole = _read_split(root, class_names)
+        splits = _cut(whole, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
+    for name, part in splits.items():
+        if not len(part):
+            raise ValueError(
+                f"data.root: no images left for {name} in {root}: expected at least three images in a class"
+            )
+    return ImageSource(
+        name=root.resolve().name,
+        class_names=class_names,
+        in_chans=in_chans,
+        splits=splits,
+        augment="photo",
+        test_is_val=test_is_val,
+    )
+
+
+def _given_splits(root: Path) -> dict[Split, Path]:
+    """The parts lying ready; none unless train/ is there, since val or test may also be the name of a class."""
+    given: dict[Split, Path] = {}
+    for name, spellings in SPLIT_FOLDERS.items():
+        for spelling in spellings:
+            # A folder train/ that holds images itself is a class called "train".
+            if (root / spelling).is_dir() and any(entry.is_dir() for entry in (root / spelling).iterdir()):
+                given[name] = root / spelling
+                break
+    return given if "train" in given else {}
+
+
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and _has_image(entry)
+    )
+    if not names:
+        raise ValueError(f"data.root: no classes in {folder}: {LAYOUT}")
+    if len(names) == 1:
+        raise ValueError(f"data.root: one class only ({names[0]}) in {folder}: {LAYOUT}")
+    return tuple(names)
+
+
+def _has_image(folder: Path) -> bool:
+    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+
+
+def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
+    unknown = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in class_names and _has_image(entry)
+    )
+    if unknown:
+        raise ValueError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:5])}")
+    items: list[Path] = []
+    labels: list[int] = []
+    for label, name in enumerate(class_names):
+        files = sorted(
+            path
+            for path in (folder / name).rglob("*")
+            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
+        )
+        items.extend(files)
+        labels.extend([label] * len(files))
+    return SplitItems(items, labels)
+
+
+def _cut(
+    whole: SplitItems, *, val_fraction: float, test_fraction: float, seed: int
+) -> dict[Split, SplitItems]:
+    train, val, test = stratified_split(
+        whole.labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
+    )
+    parts: dict[Split, list[int]] = {"train": train, "val": val}
+    if test_fraction > 0:
+        parts["test"] = test
+    return {
+        name: SplitItems([whole.items[i] for i in part], [whole.labels[i] for i in part])
+        for name, part in parts.items()
+    }

@@ -1,0 +1,83 @@
+"""The classification task: loss, metrics, optimizer."""
+
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from halonet.training.config import OptimConfig
+from halonet.training.parameter_groups import parameter_groups
+from halonet.training.schedule import WarmupCosine
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ClassificationTask(lightning.LightningModule):
+    """Trains `model` to name the class of an image.
+
+    A batch is images (B, C, S, S) and class indices (B,) int64. Logged an epoch: train/loss and train/accuracy (as augmented, with label
+    smoothing), val/ and test/ loss (without smoothing), accuracy and, from six classes on, top5; lr a step.
+    """
+
+    def __init__(self, model: nn.Module, *, optim: OptimConfig, num_classes: int) -> None:
+        super().__init__()
+        self.model = model
+        self.optim = optim
+        self.num_classes = num_classes
+        names = [f"{split}_{metric}" for split in ("train", "val", "test") for metric in ("loss", "accuracy", "top5")]
+        self.means = nn.ModuleDict({name: MeanMetric() for name in names})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, num_classes)."""
+        return self.model(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
+        self._record("train", loss.detach(), logits.detach(), labels)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate("test", batch)
+
+    def _evaluate(self, split: str, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._record(split, F.cross_entropy(logits, labels), logits, labels)
+
+    def _record(self, split: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        values = {"loss": loss.expand(len(labels)), "accuracy": (logits.argmax(1) == labels).float()}
+        if self.num_classes > 5 and split != "train":
+            values["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).any(1).float()
+        for name, value in values.items():
+            metric = self.means[f"{split}_{name}"]
+            metric.update(value)
+            self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name != "top5")
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The optimizer of `optim`, with the schedule stepped every optimizer step."""
+        groups = parameter_groups(self.model, weight_decay=self.optim.weight_decay)
+        optimizer: torch.optim.Optimizer
+        if self.optim.name == "sgd":
+            optimizer = torch.optim.SGD(
+                groups, lr=self.optim.lr, momentum=self.optim.momentum, nesterov=True
+            )
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=(self.optim.momentum, 0.999))
+        total_steps = int(self.trainer.estimated_stepping_batches)
+        steps_per_epoch = total_steps / (self.trainer.max_epochs or 1)
+        schedule = WarmupCosine(
+            warmup_steps=round(self.optim.warmup_epochs * steps_per_epoch),
+            total_steps=total_steps,
+            final_ratio=self.optim.final_lr_ratio,
+        )
+        scheduler = LambdaLR(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,150 @@
+"""Every setting of a run and its default, once. A recipe (YAML) and the command line hold differences only."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from halonet.data.config import DataConfig
+
+
+@dataclass
+class ModelConfig:
+    """The network.
+
+    Args:
+        name: a name that `halonet models` lists
+        weights: safetensors file to start from; a head for another number of classes is replaced
+        drop_rate: dropout before the classifier
+        drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0 in the first
+        overrides: settings of the model row to change, as in --model.overrides.block_size 12
+    """
+
+    name: str = "halonet_nano_32"
+    weights: str | None = None
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    overrides: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("drop_rate", "drop_path_rate"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"model.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
+
+
+@dataclass
+class OptimConfig:
+    """Optimizer, schedule and loss.
+
+    Args:
+        name: sgd: with Nesterov momentum, as the paper; adamw
+        lr: peak learning rate
+        momentum: of sgd; the first beta of adamw
+        weight_decay: on weights of convolutions and linear layers; not on norms, biases and position tables
+        warmup_epochs: linear warm-up, counted in epochs; may be a fraction
+        final_lr_ratio: learning rate of the last step as a share of the peak (HaloNet, appendix C.3: 1/128)
+        label_smoothing: probability mass spread evenly over all classes
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 2e-5
+    warmup_epochs: float = 1.0
+    final_lr_ratio: float = 1 / 128
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optim.lr: expected more than 0, got {self.lr}")
+        for name in ("weight_decay", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name}: expected at least 0, got {getattr(self, name)}")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
+        if self.name == "sgd" and self.momentum == 0:
+            raise ValueError("optim.momentum: Nesterov momentum expects more than 0, got 0")
+        if not 0 <= self.final_lr_ratio <= 1:
+            raise ValueError(f"optim.final_lr_ratio: expected 0 to 1, got {self.final_lr_ratio}")
+
+
+@dataclass
+class TrainerConfig:
+    """The machine and the length of the run (Lightning's names).
+
+    Args:
+        max_epochs: passes over the training data
+        accelerator: auto, cpu, gpu, mps
+        devices: how many, a list as in "0,1", or auto: all
+        num_nodes: machines
+        strategy: auto, ddp, fsdp
+        precision: 32-true, bf16-mixed, 16-mixed
+        accumulate_grad_batches: batches summed into one step
+        gradient_clip_val: largest norm of all gradients; null: not clipped
+        limit_train_batches: batches (or, with a point, share) of an epoch that are used; also of validation and test
+        limit_val_batches: the same for validation
+        limit_test_batches: the same for the test
+        progress: auto: a bar in a terminal, else one line an epoch; bar; lines; none
+    """
+
+    max_epochs: int = 30
+    accelerator: str = "auto"
+    devices: int | str = "auto"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    limit_train_batches: int | float = 1.0
+    limit_val_batches: int | float = 1.0
+    limit_test_batches: int | float = 1.0
+    progress: Literal["auto", "bar", "lines", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("max_epochs", "accumulate_grad_batches", "num_nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+            limit = getattr(self, name)
+            if limit <= 0 or (isinstance(limit, float) and limit > 1):
+                raise ValueError(f"trainer.{name}: expected a whole number or a share up to 1.0, got {limit}")
+
+
+@dataclass
+class RunConfig:
+    """One run.
+
+    Args:
+        model: the network
+        data: the images
+        optim: optimizer, schedule, loss
+        trainer: machine and length
+        seed: of weights, order, augmentation and dropout
+        out: results go to OUT/NAME/VERSION
+        name: of the run; null: MODEL-DATA
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    seed: int = 0
+    out: str = "runs"
+    name: str | None = None
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
+        """Build from nested plain values; sections and settings left out keep their defaults."""
+        sections = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "trainer": TrainerConfig}
+        known = {item.name for item in fields(cls)}
+        return cls(
+            **{
+                name: sections[name](**value) if name in sections else value
+                for name, value in values.items()
+                if name in known
+            }
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, as YAML and checkpoints store them."""
+        return asdict(self)
