@@ -1,0 +1,168 @@
+"""Low precision, autocast, memory layouts. Errors are bounded by what plain eager code of the same dtype makes."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halonet.ops import local_attention
+from tests.ops.cases import BACKENDS, CASES, Case, assert_same, call, output_and_gradients
+from tests.ops.pixel_loop import pixel_loop
+
+_ROOMY = Case(map_size=(7, 6), block_size=4, halo_size=2, relative=True, bias=True, key_dim=8, value_dim=10, batch=2)
+
+DTYPE_CASES = {
+    "zeros": _ROOMY,
+    "mask-extra": replace(_ROOMY, options={"border": "mask"}, extra=2, extra_bias=True),
+    "circular-window": replace(_ROOMY, options={"border": "circular", "window": 3}),
+    "stride-2": replace(_ROOMY, options={"stride": 2, "scale_relative": True}),
+    "neighbor": replace(_ROOMY, options={"neighbors": 4}),
+    "bare": replace(_ROOMY, relative=False, bias=False),
+}
+
+
+def assert_error_at_most_twice(actual, eager, exact, *, dtype):
+    """Twice the largest error of eager code, plus two units in the last place of the largest value."""
+    for name, truth in exact.items():
+        error = (actual[name].double() - truth).abs().max().item()
+        allowed = 2 * (eager[name].double() - truth).abs().max().item()
+        band = 2 * torch.finfo(dtype).eps * truth.abs().max().item()
+        assert error <= allowed + band, f"{name}: error {error:.3g}, allowed {allowed:.3g} + {band:.3g}"
+
+
+def rounded(case: Case, dtype):
+    """The case's tensors in `dtype`, and the same numbers in float64."""
+    low = case.tensors(dtype=dtype)
+    return low, {name: tensor.detach().double().requires_grad_() for name, tensor in low.items()}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", DTYPE_CASES)
+def test_error_is_at_most_twice_that_of_eager(name, dtype, backend):
+    """Eager code is the loop itself for the reference backend, and the reference backend for the others."""
+    case = DTYPE_CASES[name]
+    low, double = rounded(case, dtype)
+    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    if backend == "reference":
+        eager = output_and_gradients(pixel_loop, low, **case.arguments)
+    else:
+        eager = output_and_gradients(local_attention, low, **case.arguments, backend="reference")
+    actual = output_and_gradients(local_attention, low, **case.arguments, backend=backend)
+    assert {tensor.dtype for tensor in actual.values()} == {dtype}
+    assert_error_at_most_twice(actual, eager, exact, dtype=dtype)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["mask-extra", "circular-window"])
+def test_large_logits_stay_finite(name, dtype, backend):
+    """A softmax that does not subtract its maximum overflows here, and masks that are merely large leak."""
+    case = replace(DTYPE_CASES[name], options={**DTYPE_CASES[name].options, "scale": 30.0})
+    low, double = rounded(case, dtype)
+    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    actual = output_and_gradients(local_attention, low, **case.arguments, backend=backend)
+    assert all(tensor.isfinite().all() for tensor in actual.values())
+    assert (actual["output"].double().abs() <= double["value"].abs().max() * 1.01 + 10).all()
+    # Rounding a logit of about 100 in bfloat16 moves it by up to 0.5: only single precision is compared closely.
+    if dtype == torch.float32:
+        torch.testing.assert_close(actual["output"].double(), exact["output"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("maps", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["zeros", "mask-extra", "bare"])
+def test_autocast(name, maps, backend):
+    """Under autocast a map may come from a float32 layer or from a lowered one; parameters stay float32."""
+    case = DTYPE_CASES[name]
+    tensors = case.tensors(dtype=torch.float32)
+    for map_name in ("query", "key", "value"):
+        tensors[map_name] = tensors[map_name].detach().to(maps).requires_grad_()
+    double = {key: tensor.detach().double().requires_grad_() for key, tensor in tensors.items()}
+    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = output_and_gradients(local_attention, tensors, **case.arguments, backend=backend)
+    assert all(actual[key].dtype == tensor.dtype for key, tensor in tensors.items())
+    lowered = {key: tensor.detach().to(torch.bfloat16).requires_grad_() for key, tensor in tensors.items()}
+    eager = output_and_gradients(pixel_loop, lowered, **case.arguments)
+    assert_error_at_most_twice(actual, eager, exact, dtype=torch.bfloat16)
+
+
+def slices_of_one_map(case):
+    """q, k and v as slices of one projection's channels, the layout that a fused qkv layer leaves."""
+    own = case.tensors(requires_grad=False)
+    joined = torch.cat([own["query"], own["key"], own["value"]], dim=-1)
+    query, key, value = joined.split([case.key_dim, case.key_dim, case.value_dim], dim=-1)
+    return {**own, "query": query, "key": key, "value": value}
+
+
+def channels_first(case):
+    """Views of (B, N * D, H, W) maps as a convolution leaves them."""
+    own = case.tensors(requires_grad=False)
+    return own | {name: own[name].permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) for name in TRIPLE}
+
+
+def transposed(case):
+    """Views in which height and width, and batch and heads, are swapped in memory."""
+    own = case.tensors(requires_grad=False)
+    return own | {name: own[name].permute(3, 2, 1, 0, 4).contiguous().permute(3, 2, 1, 0, 4) for name in TRIPLE}
+
+
+def part_of_a_larger_map(case):
+    """Every second pixel of a map twice as large, and tables that are columns of a wider one."""
+    own = case.tensors(requires_grad=False)
+    views = {}
+    for name, tensor in own.items():
+        larger = torch.full([2 * size for size in tensor.shape], float("nan"), dtype=tensor.dtype)
+        views[name] = larger[tuple(slice(None, None, 2) for _ in tensor.shape)].copy_(tensor)
+    return views
+
+
+def expanded(case):
+    """One image and one head seen as many (stride 0)."""
+    own = case.tensors(requires_grad=False)
+    return own | {name: own[name][:1, :, :, :1].expand_as(own[name]) for name in TRIPLE}
+
+
+TRIPLE = ("query", "key", "value")
+LAYOUTS = [slices_of_one_map, channels_first, transposed, part_of_a_larger_map, expanded]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("name", ["odd-map", "vision-longformer", "circular-odd-map"])
+def test_any_memory_layout(name, layout, backend):
+    case = replace(CASES[name], batch=2)
+    views = layout(case)
+    assert not views["query"].is_contiguous() or not views["key"].is_contiguous()
+    plain = {key: tensor.clone(memory_format=torch.contiguous_format) for key, tensor in views.items()}
+    for tensors in (views, plain):
+        for tensor in tensors.values():
+            tensor.requires_grad_()
+    expected = output_and_gradients(local_attention, plain, **case.arguments, backend=backend)
+    actual = output_and_gradients(local_attention, views, **case.arguments, backend=backend)
+    assert_same(actual, expected, tolerance=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["odd-map", "vision-longformer", "everything", "map-smaller-than-halo"])
+def test_inputs_are_left_alone_and_calls_repeat(name, backend):
+    case = CASES[name]
+    tensors = case.tensors()
+    before = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+    first = output_and_gradients(local_attention, tensors, **case.arguments, backend=backend)
+    second = output_and_gradients(local_attention, tensors, **case.arguments, backend=backend)
+    assert all(torch.equal(tensors[key], tensor) for key, tensor in before.items())
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_gradients_the_answer_is_the_same(backend):
+    case = CASES["vision-longformer"]
+    tensors = case.tensors()
+    expected = call(local_attention, tensors, **case.arguments, backend=backend)
+    for context in (torch.no_grad, torch.inference_mode):
+        with context():
+            actual = call(local_attention, tensors, **case.arguments, backend=backend)
+        assert not actual.requires_grad
+        torch.testing.assert_close(actual, expected.detach(), rtol=1e-12, atol=1e-12)
