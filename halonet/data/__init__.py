@@ -28,7 +28,8 @@ __all__ = [
 
 
 def open_source(config: DataConfig) -> ImageSource:
-    """The data set that `config` names: the folder at `root`, or the digits. Raises ValueError if it cannot be used."""
+    """The data set that `config` names: the folder at `root`, or the digits. Raises ValueError if it cannot
+    be used."""
     if config.root is None:
         if config.in_chans not in (None, 1):
             raise ValueError(f"data.in_chans: the digits are grey, expected 1, got {config.in_chans}")

@@ -9,8 +9,8 @@ class DataConfig:
     """The images.
 
     Args:
-        root: image folder: one sub-folder per class, or train/, val/ and test/ that hold them; null: the embedded
-            handwritten digits (1797 real 8x8 scans)
+        root: image folder: one sub-folder per class, or train/, val/ and test/ that hold them; null: the
+            embedded handwritten digits (1797 real 8x8 scans)
         batch_size: images per optimizer step and device
         num_workers: loading processes; null: 0 for the digits, up to 8 for a folder
         img_size: side in pixels the network sees; null: the model's own
@@ -20,7 +20,8 @@ class DataConfig:
         split_seed: seed of that split; apart from the training's seed, so that the judges stay the same
         augment: auto: affine for the digits, photo for a folder; affine: small turns, shifts and scalings;
             photo: random resized crop, left-right flip, RandAugment; none: nothing random
-        randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the model's own
+        randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the
+            model's own
         crop_scale: smallest share of the picture a random crop may keep (photo)
     """
 

@@ -13,10 +13,11 @@ from halonet.data.transforms import ImageTransform, seeded
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
-    """`dataset[epoch * len(dataset) + i]` is image i, ((C, S, S) float32, class index), as augmented in that epoch.
+    """`dataset[epoch * len(dataset) + i]` is image i, ((C, S, S) float32, class index), as augmented in that
+    epoch.
 
-    The random choices depend on `seed` and that index alone, neither on the number of workers nor on what ran before:
-    a training that is interrupted and goes on sees what the uninterrupted one saw.
+    The random choices depend on `seed` and that index alone, neither on the number of workers nor on what ran
+    before: a training that is interrupted and goes on sees what the uninterrupted one saw.
     """
 
     def __init__(self, split: SplitItems, *, in_chans: int, transform: ImageTransform, seed: int) -> None:
@@ -42,7 +43,8 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """A permutation an epoch, shared out between devices, that tells the data set the epoch in its indices."""
+    """A permutation an epoch, shared out between devices, that tells the data set the epoch in its
+    indices."""
 
     def __init__(self, dataset: ImageDataset, *, seed: int, num_replicas: int, rank: int) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)

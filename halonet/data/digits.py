@@ -16,7 +16,8 @@ STD = 0.3761
 
 
 def load_digits_source(*, val_fraction: float, test_fraction: float, split_seed: int) -> ImageSource:
-    """The digits in three stratified parts; ink is bright, paper dark. Raises ValueError without scikit-learn."""
+    """The digits in three stratified parts; ink is bright, paper dark. Raises ValueError without
+    scikit-learn."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -24,9 +25,7 @@ def load_digits_source(*, val_fraction: float, test_fraction: float, split_seed:
     digits = load_digits()
     scans = np.rint(digits.images * (255 / GREY_LEVELS)).astype(np.uint8)
     labels = digits.target.tolist()
-    indices = stratified_split(
-        labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed
-    )
+    indices = stratified_split(labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
     names: tuple[Split, ...] = ("train", "val", "test")
     splits = {
         name: SplitItems([Image.fromarray(scans[i]) for i in part], [labels[i] for i in part])

@@ -19,10 +19,10 @@ def load_folder_source(
 ) -> ImageSource:
     """Read which images and classes lie under `root`; the images themselves are opened later.
 
-    A class is a sub-folder with at least one image in it or below it; classes are numbered by name. With a train/ folder the
-    given parts are kept: a missing val/ is cut from train/ by `split_seed`, a missing test/ means that val/ is used for the test
-    as well. Without one, every class is cut in three. Raises ValueError where the folder, its classes or a part of
-    them is missing.
+    A class is a sub-folder with at least one image in it or below it; classes are numbered by name. With a
+    train/ folder the given parts are kept: a missing val/ is cut from train/ by `split_seed`, a missing test/
+    means that val/ is used for the test as well. Without one, every class is cut in three. Raises ValueError
+    where the folder, its classes or a part of them is missing.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -58,7 +58,8 @@ def load_folder_source(
 
 
 def _given_splits(root: Path) -> dict[Split, Path]:
-    """The parts lying ready; none unless train/ is there, since val or test may also be the name of a class."""
+    """The parts lying ready; none unless train/ is there, since val or test may also be the name of a
+    class."""
     given: dict[Split, Path] = {}
     for name, spellings in SPLIT_FOLDERS.items():
         for spelling in spellings:
@@ -107,12 +108,8 @@ def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
     return SplitItems(items, labels)
 
 
-def _cut(
-    whole: SplitItems, *, val_fraction: float, test_fraction: float, seed: int
-) -> dict[Split, SplitItems]:
-    train, val, test = stratified_split(
-        whole.labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed
-    )
+def _cut(whole: SplitItems, *, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, SplitItems]:
+    train, val, test = stratified_split(whole.labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     parts: dict[Split, list[int]] = {"train": train, "val": val}
     if test_fraction > 0:
         parts["test"] = test

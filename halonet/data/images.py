@@ -15,8 +15,9 @@ class UnreadableImageError(ValueError):
 def read_image(path: str | Path, *, in_chans: int) -> Image.Image:
     """Open the picture at `path` in mode "L" (in_chans 1) or "RGB" (in_chans 3).
 
-    Palettes are resolved, transparency is laid on white, 16-bit and float greys are scaled to 8 bits, the camera's
-    orientation is applied, and of an animation the first frame is taken. Raises UnreadableImageError.
+    Palettes are resolved, transparency is laid on white, 16-bit and float greys are scaled to 8 bits, the
+    camera's orientation is applied, and of an animation the first frame is taken. Raises
+    UnreadableImageError.
     """
     try:
         with Image.open(path) as image:
@@ -24,7 +25,8 @@ def read_image(path: str | Path, *, in_chans: int) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise UnreadableImageError(f"cannot read image {path}: no such file") from None
-    # Pillow's decoders raise far more than OSError on a damaged file: struct.error, SyntaxError, ValueError, ...
+    # Pillow's decoders raise far more than OSError on a damaged file: struct.error, SyntaxError, ValueError,
+    # ...
     except Exception as error:
         reason = "not an image Pillow knows" if isinstance(error, OSError) else type(error).__name__
         if isinstance(error, OSError) and "truncated" in str(error):

@@ -26,10 +26,10 @@ class SplitItems:
 class ImageSource:
     """What a data set knows about itself.
 
-    name: short, for the run's name. class_names: one a class index. in_chans: 1 or 3. mean, std: of values in 0 to 1, one
-    a channel; None where the model's own serve. augment: what suits it. test_is_val: the set holds no test part, so
-    that its validation part is used twice. crop_pct: share of the resized picture that the centre crop keeps; None:
-    the model's own.
+    name: short, for the run's name. class_names: one a class index. in_chans: 1 or 3. mean, std: of values in
+    0 to 1, one a channel; None where the model's own serve. augment: what suits it. test_is_val: the set
+    holds no test part, so that its validation part is used twice. crop_pct: share of the resized picture that
+    the centre crop keeps; None: the model's own.
     """
 
     name: str

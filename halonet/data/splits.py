@@ -10,8 +10,9 @@ def stratified_split(
 ) -> tuple[list[int], list[int], list[int]]:
     """Indices of train, validation and test: disjoint, together everything, each class in its share.
 
-    labels: one class index an item. A class of at least three items (two where a fraction is 0) is found in every part;
-    a smaller one stays in train. The cut depends on `labels` and `seed` only. Each part is sorted.
+    labels: one class index an item. A class of at least three items (two where a fraction is 0) is found in
+    every part; a smaller one stays in train. The cut depends on `labels` and `seed` only. Each part is
+    sorted.
     """
     rng = np.random.default_rng(seed)
     array = np.asarray(labels)

@@ -17,8 +17,8 @@ ImageTransform = Callable[[Image.Image], torch.Tensor]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a network wants its pictures: square side in pixels, channels, mean and std of values in 0 to 1, and the
-    share of the resized picture that the centre crop keeps."""
+    """How a network wants its pictures: square side in pixels, channels, mean and std of values in 0 to 1,
+    and the share of the resized picture that the centre crop keeps."""
 
     img_size: int
     in_chans: int
@@ -42,7 +42,8 @@ class Preprocessing:
 
 
 def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
-    """Resize the short side, cut the centre out, normalize: nothing random. Returns (in_chans, side, side) float32."""
+    """Resize the short side, cut the centre out, normalize: nothing random. Returns (in_chans, side, side)
+    float32."""
     side = preprocessing.img_size
     short = max(side, round(side / preprocessing.crop_pct))
     return v2.Compose(
@@ -61,8 +62,8 @@ def train_transform(
     randaugment: float,
     crop_scale: float,
 ) -> ImageTransform:
-    """The training counterpart; arguments as in DataConfig, with "auto" and null decided. RandAugment comes with "affine" too
-    where its magnitude is above 0."""
+    """The training counterpart; arguments as in DataConfig, with "auto" and null decided. RandAugment comes
+    with "affine" too where its magnitude is above 0."""
     side = preprocessing.img_size
     if augment == "none":
         return eval_transform(preprocessing)
@@ -71,7 +72,11 @@ def train_transform(
         steps = [
             v2.Resize((side, side), interpolation=InterpolationMode.BICUBIC),
             v2.RandomAffine(
-                12.0, translate=(0.1, 0.1), scale=(0.85, 1.15), shear=8.0, interpolation=InterpolationMode.BILINEAR
+                12.0,
+                translate=(0.1, 0.1),
+                scale=(0.85, 1.15),
+                shear=8.0,
+                interpolation=InterpolationMode.BILINEAR,
             ),
         ]
     else:
@@ -84,11 +89,10 @@ def train_transform(
     return v2.Compose([*steps, *_to_tensor(preprocessing)])
 
 
-def _rand_augment(
-    preprocessing: Preprocessing, *, magnitude: float
-) -> Callable[[Image.Image], Image.Image]:
-    """Two operations an image (RandAugment, Cubuk et al. 2019). The paper's magnitudes go up to 31, on the scale that TensorFlow's
-    code extends beyond its nominal 10; timm clips there unless told a larger maximum."""
+def _rand_augment(preprocessing: Preprocessing, *, magnitude: float) -> Callable[[Image.Image], Image.Image]:
+    """Two operations an image (RandAugment, Cubuk et al. 2019). The paper's magnitudes go up to 31, on the
+    scale that TensorFlow's code extends beyond its nominal 10; timm clips there unless told a larger
+    maximum."""
     grey = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
     hparams: dict[str, Any] = {
         "translate_const": int(preprocessing.img_size * 0.45),
@@ -107,9 +111,9 @@ def _to_tensor(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
     ]
 
 
-class seeded:  # noqa: N801 - reads as a word: `with seeded(3):`
-    """Within the block, Python's, NumPy's and torch's CPU generators start from `seed`; afterwards they go on from where
-    they were."""
+class seeded:
+    """Within the block, Python's, NumPy's and torch's CPU generators start from `seed`; afterwards they go on
+    from where they were."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

@@ -19,8 +19,9 @@ Batch = tuple[Tensor, Tensor]
 class ClassificationTask(lightning.LightningModule):
     """Trains `model` to name the class of an image.
 
-    A batch is images (B, C, S, S) and class indices (B,) int64. Logged an epoch: train/loss and train/accuracy (as augmented, with label
-    smoothing), val/ and test/ loss (without smoothing), accuracy and, from six classes on, top5; lr a step.
+    A batch is images (B, C, S, S) and class indices (B,) int64. Logged an epoch: train/loss and
+    train/accuracy (as augmented, with label smoothing), val/ and test/ loss (without smoothing), accuracy
+    and, from six classes on, top5; lr a step.
     """
 
     def __init__(self, model: nn.Module, *, optim: OptimConfig, num_classes: int) -> None:
@@ -67,9 +68,7 @@ class ClassificationTask(lightning.LightningModule):
         groups = parameter_groups(self.model, weight_decay=self.optim.weight_decay)
         optimizer: torch.optim.Optimizer
         if self.optim.name == "sgd":
-            optimizer = torch.optim.SGD(
-                groups, lr=self.optim.lr, momentum=self.optim.momentum, nesterov=True
-            )
+            optimizer = torch.optim.SGD(groups, lr=self.optim.lr, momentum=self.optim.momentum, nesterov=True)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=(self.optim.momentum, 0.999))
         total_steps = int(self.trainer.estimated_stepping_batches)

@@ -1,4 +1,5 @@
-"""Every setting of a run and its default, once. A recipe (YAML) and the command line hold differences only."""
+"""Every setting of a run and its default, once. A recipe (YAML) and the command line hold differences
+only."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -15,7 +16,8 @@ class ModelConfig:
         name: a name that `halonet models` lists
         weights: safetensors file to start from; a head for another number of classes is replaced
         drop_rate: dropout before the classifier
-        drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0 in the first
+        drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0
+            in the first
         overrides: settings of the model row to change, as in --model.overrides.block_size 12
     """
 
@@ -81,7 +83,8 @@ class TrainerConfig:
         precision: 32-true, bf16-mixed, 16-mixed
         accumulate_grad_batches: batches summed into one step
         gradient_clip_val: largest norm of all gradients; null: not clipped
-        limit_train_batches: batches (or, with a point, share) of an epoch that are used; also of validation and test
+        limit_train_batches: batches (or, with a point, share) of an epoch that are used; also of validation
+            and test
         limit_val_batches: the same for validation
         limit_test_batches: the same for the test
         progress: auto: a bar in a terminal, else one line an epoch; bar; lines; none

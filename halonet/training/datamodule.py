@@ -22,7 +22,8 @@ MAX_WORKERS = 8
 
 
 class ImageDataModule(lightning.LightningDataModule):
-    """The loaders of one source. Every part's images are (C, S, S) float32 as `preprocessing` says; only train is augmented.
+    """The loaders of one source. Every part's images are (C, S, S) float32 as `preprocessing` says; only
+    train is augmented.
 
     randaugment: the model's magnitude, which `config.randaugment` overrides.
     """
@@ -78,9 +79,7 @@ class ImageDataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._loader(self.dataset("test"))
 
-    def _loader(
-        self, dataset: ImageDataset, *, sampler: EpochSampler | None = None, drop_last: bool = False
-    ) -> Loader:
+    def _loader(self, dataset: ImageDataset, *, sampler: EpochSampler | None = None, drop_last: bool = False) -> Loader:
         workers = self.config.num_workers
         if workers is None:
             workers = 0 if self.config.root is None else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 1))

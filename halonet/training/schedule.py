@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WarmupCosine:
-    """Share of the peak learning rate at optimizer step 0, 1, ..., total_steps - 1 (HaloNet, section 4.1 and appendix C.3).
+    """Share of the peak learning rate at optimizer step 0, 1, ..., total_steps - 1 (HaloNet, section 4.1 and
+    appendix C.3).
 
-    Step i of the warm-up has (i + 1) / warmup_steps, so that its last step is at the peak; half a cosine then falls to exactly
-    `final_ratio` at the last step. Beyond the last step it stays there. A warm-up as long as the run never falls.
+    Step i of the warm-up has (i + 1) / warmup_steps, so that its last step is at the peak; half a cosine then
+    falls to exactly `final_ratio` at the last step. Beyond the last step it stays there. A warm-up as long as
+    the run never falls.
     """
 
     warmup_steps: int

@@ -1,0 +1,120 @@
+"""Pictures of a run: its curves and what it answered."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+BLUE, ORANGE, GREY = "#2a6f97", "#e07a2f", "#8a8f98"
+GREEN, RED = "#3a7d44", "#c1272d"
+
+
+def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
+    """Loss, accuracy and learning rate over epochs, as one PNG.
+
+    history: a row an epoch with epoch, train/loss, train/accuracy, val/loss, val/accuracy (shares of 1) and
+    lr. Raises ValueError without rows.
+    """
+    if not history:
+        raise ValueError("history: expected at least one epoch, got none")
+    epochs = [row["epoch"] for row in history]
+    figure, axes = _figure(1, 3, size=(13.0, 3.9))
+    marker = "o" if len(epochs) < 3 else None
+    for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], "accuracy", 100.0)):
+        for split, label, colour in (("train", "train (as augmented)", ORANGE), ("val", "validation", BLUE)):
+            values = [factor * row[f"{split}/{name}"] for row in history]
+            axis.plot(epochs, values, color=colour, label=label, linewidth=2, marker=marker)
+    axes[0, 0].set_title("Loss")
+    axes[0, 0].set_ylabel("cross entropy (nats)")
+    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].legend(frameon=False)
+    axes[0, 1].set_title("Accuracy")
+    axes[0, 1].set_ylabel("images right (%)")
+    _mark_best(axes[0, 1], epochs, [100 * row["val/accuracy"] for row in history])
+    axes[0, 2].plot(epochs, [row["lr"] for row in history], color=GREY, linewidth=2, marker=marker)
+    axes[0, 2].set_title("Learning rate at the epoch's end")
+    axes[0, 2].set_ylim(bottom=0)
+    for axis in axes.flat:
+        axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)
+
+
+def plot_predictions(
+    images: Sequence[Tensor],
+    *,
+    probabilities: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    subtitle: str,
+    path: str | Path,
+) -> None:
+    """Pictures with the answer given and, where it is wrong, the right one, as one PNG.
+
+    images: n of (1 or 3, S, S), values 0 to 1; probabilities (n, classes); labels (n,) int64; subtitle: a
+    line under the title. Raises ValueError without images.
+    """
+    if not len(images):
+        raise ValueError("images: expected at least one, got none")
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, size=(1.55 * columns + 0.4, 2.0 * rows + 1.0), least_width=6.0)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, given, label in zip(axes.flat, images, probabilities, labels, strict=False):
+        answer = int(given.argmax())
+        right = answer == int(label)
+        axis.axis("on")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.imshow(np.moveaxis(image.numpy(), 0, -1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        for spine in axis.spines.values():
+            spine.set_visible(True)
+            spine.set_color(GREEN if right else RED)
+            spine.set_linewidth(1.5 if right else 3.0)
+        axis.set_title(
+            f"{_short(class_names[answer])}  {100 * float(given[answer]):.0f} %",
+            fontsize=10,
+            color="black" if right else RED,
+            fontweight="normal" if right else "bold",
+        )
+        if not right:
+            axis.set_xlabel(f"is {_short(class_names[int(label)])}", fontsize=10, color=RED, labelpad=2)
+    figure.suptitle(f"Answers on test images, with their probability\n{subtitle}", fontsize=11)
+    _save(figure, path)
+
+
+def _figure(rows: int, columns: int, *, size: tuple[float, float], least_width: float = 0.0) -> tuple[Any, Any]:
+    # The object interface: pyplot would keep state and look for a display.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(size[0], least_width), size[1]), layout="constrained", dpi=130)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float]) -> None:
+    best = max(range(len(values)), key=lambda i: (values[i], i))
+    axis.plot(epochs[best], values[best], "o", color=BLUE, markersize=7)
+    axis.annotate(
+        f"{values[best]:.1f} % (epoch {int(epochs[best])})",
+        (epochs[best], values[best]),
+        xytext=(-6, -18),
+        textcoords="offset points",
+        ha="right" if best > len(values) / 2 else "left",
+        color=BLUE,
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 14 else name[:13] + "…"
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    figure.savefig(path, format="png")

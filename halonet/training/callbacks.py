@@ -1,0 +1,150 @@
+"""What a run does besides steps: repeatable randomness, a history, a voice."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+
+METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+
+
+class ReseedEveryEpoch(lightning.Callback):
+    """Makes dropout and stochastic depth of an epoch depend on seed, epoch and rank only, so that a run that
+    goes on equals one that was never stopped. (Order and augmentation are the data set's own affair.)"""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1009 + trainer.global_rank)
+
+
+class History(lightning.Callback):
+    """One row an epoch: epoch (from 1), the four METRICS, lr of its last step, seconds; kept in the
+    checkpoints."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._started = 0.0
+        self._lr = 0.0
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_before_optimizer_step(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        self._lr = float(optimizer.param_groups[0]["lr"])
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        row = {"epoch": float(trainer.current_epoch + 1)}
+        row |= {name: float(trainer.callback_metrics[name]) for name in METRICS}
+        row |= {"lr": self._lr, "seconds": time.monotonic() - self._started}
+        self.rows.append(row)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        self.rows = list(state_dict["rows"])
+
+
+class NoteInterruption(lightning.Callback):
+    """Remembers where Ctrl-C struck: `at` is (epoch, epochs, step, steps an epoch) or None; epochs count from
+    1."""
+
+    def __init__(self) -> None:
+        self.at: tuple[int, int, int, int] | None = None
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        if isinstance(exception, KeyboardInterrupt):
+            loop = trainer.fit_loop.epoch_loop
+            self.at = (
+                trainer.current_epoch + 1,
+                trainer.max_epochs or 0,
+                loop.batch_progress.current.completed,
+                int(trainer.num_training_batches),
+            )
+
+
+class Speak(lightning.Callback):
+    """A line an epoch, from `history`; with `bar`, under it a bar over all steps of the run."""
+
+    def __init__(self, history: History, *, bar: bool) -> None:
+        self.history = history
+        self.bar = bar
+        self._progress: Any = None
+        self._task: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not (self.bar and trainer.is_global_zero):
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            transient=True,
+        )
+        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        done = trainer.current_epoch * int(trainer.num_training_batches)
+        self._task = self._progress.add_task("", total=total, completed=done)
+        self._progress.start()
+
+    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if self._progress is not None:
+            description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self._progress.update(self._task, description=description)
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any, **__: Any) -> None:
+        if self._progress is not None:
+            self._progress.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        row = self.history.rows[-1]
+        width = len(str(trainer.max_epochs))
+        line = (
+            f"epoch {int(row['epoch']):{width}d}/{trainer.max_epochs}"
+            f"   train loss {row['train/loss']:.3f}  accuracy {100 * row['train/accuracy']:5.1f} %"
+            f"   val loss {row['val/loss']:.3f}  accuracy {100 * row['val/accuracy']:5.1f} %"
+            f"   lr {row['lr']:.2g}   {row['seconds']:.1f} s"
+        )
+        if self._progress is not None:
+            self._progress.console.print(line, highlight=False, soft_wrap=True)
+        else:
+            print(line, flush=True)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def voices(history: History, *, progress: str) -> list[lightning.Callback]:
+    """The callbacks for TrainerConfig.progress; History must stand before them among a trainer's
+    callbacks."""
+    if progress == "none":
+        return []
+    return [Speak(history, bar=progress == "bar" or (progress == "auto" and sys.stdout.isatty()))]

@@ -1,0 +1,182 @@
+"""The folder a run leaves behind."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+import halonet
+from halonet.models.checkpoints import save_weights
+from halonet.training.config import RunConfig
+from halonet.training.datamodule import ImageDataModule
+from halonet.training.files import CONFIG, METRICS, WEIGHTS, write_beside
+
+SHOWN_PREDICTIONS = 24
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of a whole part, in its order: probabilities (n, classes) float32, labels (n,) int64."""
+
+    probabilities: Tensor
+    labels: Tensor
+
+    def accuracy(self) -> float:
+        return float((self.probabilities.argmax(1) == self.labels).float().mean())
+
+
+def new_run_folder(config: RunConfig, *, data_name: str) -> Path:
+    """OUT/NAME/DATE_TIME, made now; a number is added where two runs start in the same second."""
+    parent = Path(config.out) / (config.name or f"{config.model.name}-{data_name}")
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    for attempt in range(1, 1000):
+        folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise ValueError(f"out: no free folder name left in {parent}")
+
+
+def write_config(config: RunConfig, folder: Path) -> None:
+    """Every setting of the run, as YAML that --config reads."""
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False)
+    write_beside(folder / CONFIG, lambda beside: _write_text(beside, text))
+
+
+def write_metrics(metrics: dict[str, Any], folder: Path) -> None:
+    """Figures, the history, and what they were measured on, as JSON."""
+    text = json.dumps(metrics, indent=2) + "\n"
+    write_beside(folder / METRICS, lambda beside: _write_text(beside, text))
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """What a figure depends on besides the settings."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "halonet": halonet.__version__,
+    }
+
+
+def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extra: dict[str, str]) -> None:
+    """The model with its class names and preprocessing, all that `halonet predict` needs."""
+    metadata = {
+        "class_names": json.dumps(data.source.class_names),
+        **data.preprocessing.to_metadata(),
+        **extra,
+    }
+    save_weights(model, folder / WEIGHTS, metadata=metadata)
+
+
+@torch.inference_mode()
+def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
+    """Probabilities of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
+    loader = data.test_dataloader()
+    count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
+    device = next(model.parameters()).device
+    model.eval()
+    probabilities: list[Tensor] = []
+    labels: list[Tensor] = []
+    for number, (images, targets) in enumerate(loader):
+        if number >= count:
+            break
+        probabilities.append(model(images.to(device)).float().softmax(1).cpu())
+        labels.append(targets)
+    return Predictions(torch.cat(probabilities), torch.cat(labels))
+
+
+def draw_pictures(
+    model: nn.Module,
+    data: ImageDataModule,
+    predictions: Predictions,
+    history: list[dict[str, float]],
+    folder: Path,
+) -> list[str]:
+    """curves.png, predictions.png and attention.png; returns the names of those drawn (a model without
+    attention has no attention.png)."""
+    from halonet.analysis.plots import plot_curves, plot_predictions
+
+    dataset = data.dataset("test")
+    chosen = _worth_showing(predictions)
+    tensors = [dataset[i][0] for i in chosen]
+    names = data.source.class_names
+    subtitle = _right_and_wrong(predictions)
+    drawings: dict[str, Callable[[Path], Any]] = {
+        "curves.png": lambda path: plot_curves(history, path),
+        "predictions.png": lambda path: plot_predictions(
+            [_for_the_eye(tensor, data) for tensor in tensors],
+            probabilities=predictions.probabilities[chosen],
+            labels=predictions.labels[chosen],
+            class_names=names,
+            subtitle=subtitle,
+            path=path,
+        ),
+    }
+    if _has_attention(model):
+        from halonet.analysis.attention_maps import plot_attention
+
+        sure = int(predictions.probabilities.max(1).values.argmax())
+        image = dataset[sure][0][None].to(next(model.parameters()).device)
+        drawings["attention.png"] = lambda path: plot_attention(model, image, _query_pixels(image[0]), path)
+    for name, draw in drawings.items():
+        write_beside(folder / name, draw)
+    return list(drawings)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _worth_showing(predictions: Predictions) -> list[int]:
+    """The mistakes, surest first, then an even sample of the rest."""
+    top = predictions.probabilities.max(1)
+    wrong = (top.indices != predictions.labels).nonzero()[:, 0]
+    wrong = wrong[top.values[wrong].argsort(descending=True)][: SHOWN_PREDICTIONS // 2]
+    right = (top.indices == predictions.labels).nonzero()[:, 0]
+    count = min(SHOWN_PREDICTIONS - len(wrong), len(right))
+    spread = right[torch.linspace(0, max(len(right) - 1, 0), count).long()] if count else right[:0]
+    return [int(i) for i in torch.cat([wrong, spread])]
+
+
+def _right_and_wrong(predictions: Predictions) -> str:
+    right = int((predictions.probabilities.argmax(1) == predictions.labels).sum())
+    total = len(predictions.labels)
+    return f"{right} of {total} test images right ({100 * right / total:.1f} %); mistakes first, surest first"
+
+
+def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
+    """Normalized (C, S, S) back to values in 0 to 1."""
+    shape = (-1, 1, 1)
+    mean = torch.tensor(data.preprocessing.mean).view(shape)
+    std = torch.tensor(data.preprocessing.std).view(shape)
+    return (tensor * std + mean).clamp(0, 1)
+
+
+def _has_attention(model: nn.Module) -> bool:
+    return any(hasattr(module, "attend") and hasattr(module, "halo_size") for module in model.modules())
+
+
+def _query_pixels(image: Tensor) -> list[tuple[int, int]]:
+    """Three pixels (row, column) of an image (C, S, S) where something is to be seen: the most contrasting
+    ones that lie a quarter of the side apart."""
+    grey = image.mean(0).cpu()
+    contrast = (grey - grey.median()).abs()
+    side = grey.shape[-1]
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grey.shape), indexing="ij")
+    queries: list[tuple[int, int]] = []
+    for _ in range(3):
+        row, column = divmod(int(contrast.argmax()), grey.shape[1])
+        queries.append((row, column))
+        contrast[((rows - row) ** 2 + (columns - column) ** 2) < (side / 4) ** 2] = -1
+    return queries

@@ -1,0 +1,206 @@
+"""The verbs of the command line that need a trainer: fit, validate, test."""
+
+import json
+import shlex
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from halonet.data import ImageSource, Preprocessing, open_source
+from halonet.models.checkpoints import load_model
+from halonet.training.build import Parts, assemble, build, make_trainer, preprocessing_for
+from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
+from halonet.training.checkpointing import (
+    AtomicCheckpointIO,
+    KeepLastAndBest,
+    check_fits,
+    read_checkpoint,
+)
+from halonet.training.config import RunConfig
+from halonet.training.files import CONFIG, run_folder_of
+from halonet.training.results import (
+    draw_pictures,
+    environment,
+    new_run_folder,
+    predict_test,
+    write_config,
+    write_metrics,
+    write_weights,
+)
+
+
+class Interrupted(Exception):
+    """Ctrl-C ended a training; the text says where, and the command that goes on."""
+
+
+def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path:
+    """Train, test with the best weights, leave a results folder, and return it.
+
+    checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's. Raises
+    ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
+    """
+    started = time.monotonic()
+    parts = build(config)
+    if checkpoint is not None:
+        check_fits(checkpoint, parts.task, model_name=config.model.name)
+    folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.source.name)
+    write_config(config, folder)
+    talks = config.trainer.progress != "none"
+    if talks:
+        _introduce(parts, config, folder)
+
+    history, interruption = History(), NoteInterruption()
+    keeper = KeepLastAndBest(folder / "checkpoints")
+    version = len(list((folder / "logs").glob("version_*")))
+    trainer = make_trainer(
+        config.trainer,
+        callbacks=[
+            ReseedEveryEpoch(config.seed),
+            history,
+            *voices(history, progress=config.trainer.progress),
+            interruption,
+            keeper,
+        ],
+        logger=[
+            CSVLogger(folder, name="logs", version=f"version_{version}"),
+            TensorBoardLogger(folder, name="logs", version=f"version_{version}"),
+        ],
+        plugins=[AtomicCheckpointIO()],
+    )
+    heed = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit:
+        # Lightning turns Ctrl-C into this.
+        if interruption.at is None:
+            raise
+        raise Interrupted(_where(interruption.at, keeper, folder)) from None
+    finally:
+        signal.signal(signal.SIGINT, heed)
+
+    parts.task.load_state_dict(read_checkpoint(keeper.best)["state_dict"])
+    tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
+    if trainer.is_global_zero:
+        seconds = time.monotonic() - started
+        _leave_results(parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
+    return folder
+
+
+def evaluate(
+    config: RunConfig, *, split: Literal["val", "test"], weights: Path | None = None, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Loss, accuracy and top-5 accuracy of a safetensors file or a checkpoint (exactly one) on one part of
+    `config.data`.
+
+    Raises ValueError if the classes of the weights are not those of the data.
+    """
+    if (weights is None) == (checkpoint is None):
+        raise ValueError(f"expected --weights or --ckpt_path, got {'neither' if weights is None else 'both'}")
+    if checkpoint is not None:
+        parts = build(replace(config, model=replace(config.model, weights=None)))
+        check_fits(checkpoint, parts.task, model_name=config.model.name)
+        parts.task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    else:
+        assert weights is not None
+        parts = _parts_from_weights(config, weights)
+    trainer = make_trainer(config.trainer, logger=False, enable_checkpointing=False)
+    run = trainer.validate if split == "val" else trainer.test
+    figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
+    return {
+        "weights": str(weights or checkpoint),
+        "data": parts.source.name,
+        "split": split,
+        "images": len(parts.source.splits[split]),
+        **{name.split("/")[1]: value for name, value in figures.items()},
+    }
+
+
+def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
+    if not weights.is_file():
+        raise ValueError(f"weights: no file at {weights}")
+    model, metadata = load_model(weights)
+    source = open_source(config.data)
+    _check_classes(json.loads(metadata.get("class_names", "null")), source, weights)
+    if "img_size" in metadata and config.data.img_size is None:
+        preprocessing = Preprocessing.from_metadata(metadata)
+        if preprocessing.in_chans != source.in_chans:
+            raise ValueError(
+                f"data.in_chans: {weights} reads {preprocessing.in_chans} channels, the data have {source.in_chans}"
+            )
+    else:
+        preprocessing = preprocessing_for(source, config=config.data, card=dict(model.default_cfg))
+    return assemble(model, source=source, preprocessing=preprocessing, config=config, card={}, notes=[])
+
+
+def _check_classes(class_names: list[str] | None, source: ImageSource, weights: Path) -> None:
+    if class_names is None or tuple(class_names) == source.class_names:
+        return
+    if len(class_names) != source.num_classes:
+        raise ValueError(f"{weights} tells {len(class_names)} classes apart, the data have {source.num_classes}")
+    raise ValueError(
+        f"{weights} knows the classes {', '.join(class_names[:5])}, the data {', '.join(source.class_names[:5])}"
+    )
+
+
+def _introduce(parts: Parts, config: RunConfig, folder: Path) -> None:
+    parameters = sum(parameter.numel() for parameter in parts.task.model.parameters())
+    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.source.splits.items())
+    side, in_chans = parts.preprocessing.img_size, parts.preprocessing.in_chans
+    print(f"{config.model.name}: {parameters:,} parameters")
+    print(f"{parts.source.name}: {counts} images of {parts.source.num_classes} classes, as {side}x{side}x{in_chans}")
+    if parts.source.test_is_val:
+        print("there is no test/ folder: the test uses the validation images")
+    for note in parts.notes:
+        print(note)
+    print(f"writing to {folder}", flush=True)
+
+
+def _where(at: tuple[int, int, int, int], keeper: KeepLastAndBest, folder: Path) -> str:
+    epoch, epochs, step, steps = at
+    stopped = f"stopped in epoch {epoch} of {epochs}, after step {step} of {steps}"
+    if keeper.last.is_file():
+        command = shlex.join(["halonet", "fit", "--ckpt_path", str(keeper.last)])
+        return f"{stopped}; go on after the last whole epoch with:\n{command}"
+    command = shlex.join(["halonet", "fit", "--config", str(folder / CONFIG)])
+    return f"{stopped}; no epoch is finished yet, start again with:\n{command}"
+
+
+def _leave_results(
+    parts: Parts,
+    config: RunConfig,
+    folder: Path,
+    history: History,
+    keeper: KeepLastAndBest,
+    *,
+    tested: dict[str, Any],
+    seconds: float,
+) -> None:
+    model = parts.task.model
+    device = torch.device(parts.task.device)
+    metrics = {
+        "model": config.model.name,
+        "data": parts.source.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "images": {name: len(part) for name, part in parts.source.splits.items()},
+        "test": {name.split("/")[1]: value for name, value in tested.items()},
+        "test_is_val": parts.source.test_is_val,
+        "val_accuracy": keeper.best_accuracy,
+        "epoch": keeper.best_epoch,
+        "epochs": len(history.rows),
+        "seconds": round(seconds, 1),
+        **environment(device),
+        "history": history.rows,
+    }
+    write_metrics(metrics, folder)
+    extra = {"epoch": str(keeper.best_epoch), "test_accuracy": f"{tested['test/accuracy']:.6f}"}
+    write_weights(model, parts.data, folder, extra=extra)
+    predictions = predict_test(model, parts.data, limit=config.trainer.limit_test_batches)
+    draw_pictures(model, parts.data, predictions, history.rows, folder)
+    if config.trainer.progress != "none":
+        which = f"epoch {keeper.best_epoch}, the best of {len(history.rows)} on the validation images"
+        print(f"test accuracy {100 * tested['test/accuracy']:.2f} % ({which}) after {seconds:.0f} s")
