@@ -92,14 +92,14 @@ def check_every_backend(case: Case, seed: int) -> None:
 PROPERTY = {"deadline": None, "derandomize": True, "suppress_health_check": [HealthCheck.too_slow]}
 
 
-@settings(max_examples=60, **PROPERTY)
+@settings(max_examples=250, **PROPERTY)
 @given(case=any_case(), seed=st.integers(0, 2**31 - 1))
 def test_any_combination_of_options_equals_the_loop(case, seed):
     check_every_backend(case, seed)
 
 
 @pytest.mark.slow
-@settings(max_examples=1000, **PROPERTY)
+@settings(max_examples=2000, **PROPERTY)
 @given(case=any_case(), seed=st.integers(0, 2**31 - 1))
 def test_many_combinations_of_options_equal_the_loop(case, seed):
     check_every_backend(case, seed)
