@@ -1,0 +1,5 @@
+"""Models: `config` is what a network is, `residual` the one skeleton, `zoo` the rows, `checkpoints` their weights."""
+
+from halonet.models.zoo import create_model, list_models, model_config
+
+__all__ = ["create_model", "list_models", "model_config"]

@@ -1,0 +1,148 @@
+"""Weights in files: safetensors with what built the model beside them, and loading into a model that differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from halonet.files import replacing
+from halonet.ops import resize_table
+
+TABLES = ("height_table", "width_table")
+HEAD = ("head.fc.weight", "head.fc.bias")
+
+
+@dataclass
+class LoadReport:
+    """What loading did, by parameter name."""
+
+    loaded: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+
+def save_weights(model: nn.Module, path: str | PathLike[str], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a model's weights as safetensors, with its name and configuration, so that `load_model` can rebuild it.
+
+    Args:
+        model: a model of `create_model` (not `features_only`).
+        path: file to write; written beside and renamed.
+        metadata: further text to keep with the weights.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as beside:
+        save_file(state, beside, metadata={**_description(model), **(metadata or {})})
+
+
+def load_weights(model: nn.Module, path: str | PathLike[str]) -> LoadReport:
+    """Loads a safetensors file into a model that may differ in image size, block, halo or number of classes.
+
+    Position tables of another length are interpolated linearly (HaloNet, appendix E). A classifier for another number
+    of classes is left as the model has it.
+
+    Raises:
+        ValueError: the file is missing or damaged, or anything else does not fit; the message lists the keys.
+    """
+    state, _ = read_weights(path)
+    fitted, report = _fit(state, model)
+    _check_keys(fitted, model, report, path)
+    model.load_state_dict(fitted, strict=False)
+    return report
+
+
+def load_model(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Module, dict[str, str]]:
+    """Rebuilds the model a file of `save_weights` was written from, with its weights.
+
+    Args:
+        path: the file.
+        overrides: arguments of `create_model` that are to differ from the saved model's.
+
+    Returns:
+        The model, and the file's metadata.
+
+    Raises:
+        ValueError: the file does not say what built it, or does not fit.
+    """
+    from halonet.models.zoo import create_model
+
+    _, metadata = read_weights(path)
+    if "model" not in metadata or "arguments" not in metadata:
+        raise ValueError(f"{path} does not say which model it holds; was it written by save_weights?")
+    arguments = {**json.loads(metadata["arguments"]), **overrides}
+    return create_model(metadata["model"], pretrained_path=path, **arguments), metadata
+
+
+def read_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        ValueError: the file is missing or damaged.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no weights file at {path}")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def fit_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict with its position tables resized to the model's (the filter timm calls on pretrained files)."""
+    return _fit(state, model, keep_head=True)[0]
+
+
+def _fit(
+    state: Mapping[str, Tensor], model: nn.Module, *, keep_head: bool = False
+) -> tuple[dict[str, Tensor], LoadReport]:
+    """Resizes tables, leaves out a classifier of other size."""
+    own, fitted, report = model.state_dict(), {}, LoadReport()
+    for name, tensor in state.items():
+        expected = own[name].shape if name in own else None
+        same_width = expected is not None and tensor.ndim == 2 and tensor.shape[1:] == expected[1:]
+        if expected is None or expected == tensor.shape:
+            report.loaded.append(name)
+        elif name.endswith(TABLES) and same_width:
+            tensor = resize_table(tensor, expected[0])
+            report.resized.append(name)
+        elif name in HEAD and tensor.shape[1:] == expected[1:] and not keep_head:
+            report.replaced.append(name)
+            continue
+        fitted[name] = tensor
+    return fitted, report
+
+
+def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadReport, path: object) -> None:
+    own = model.state_dict()
+    faults = {
+        "missing": [name for name in own if name not in fitted and name not in report.replaced],
+        "unexpected": [name for name in fitted if name not in own],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+            for name, tensor in fitted.items()
+            if name in own and tensor.shape != own[name].shape
+        ],
+    }
+    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(f"weights in {path} are not of this model; {'; '.join(told)}")
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
+
+
+def _description(model: nn.Module) -> dict[str, str]:
+    """Name and arguments of `create_model`, where the model knows them."""
+    name, arguments = getattr(model, "model_name", None), getattr(model, "model_arguments", None)
+    if name is None or arguments is None:
+        return {}
+    return {"model": name, "arguments": json.dumps({**arguments, "num_classes": model.num_classes})}

@@ -1,0 +1,130 @@
+"""What a residual network is, as data. A model is a value of these types; see `zoo` for the rows."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+SLOTS = ("conv", "halo")
+STEMS = ("conv7", "conv3", "patch4")
+ACTIVATIONS = ("relu", "silu", "gelu")
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """A run of bottlenecks: 1x1 to `width`, the slot, 1x1 to `width * output_multiplier`.
+
+    The first block strides and, where the shape changes, has a projection shortcut.
+
+    depth: blocks.
+    width: channels w inside the bottleneck.
+    slot: what mixes the pixels: "conv" (3x3, w -> w) or "halo" (local attention, w -> w * value_multiplier).
+    stride: of the first block.
+    output_multiplier: r_b of HaloNet, 4 in a ResNet.
+    squeeze_excite: hidden share of a squeeze-excite module on the block's output, 0 for none.
+    The rest describes attention: see `halonet.layers.HaloAttention`.
+    """
+
+    depth: int
+    width: int
+    slot: str = "conv"
+    stride: int = 2
+    output_multiplier: float = 4.0
+    squeeze_excite: float = 0.0
+    num_heads: int = 8
+    block_size: int | tuple[int, int] = 8
+    halo_size: int | tuple[int, int] = 3
+    value_multiplier: float = 1.0
+    query_key_multiplier: float = 1.0
+    relative: str = "split"
+    window: int | None = None
+    downsample: str = "query"
+    border: str = "zeros"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_choice("slot", self.slot, SLOTS)
+        for name in ("depth", "width", "stride", "num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if not 0 <= self.squeeze_excite <= 1:
+            raise ValueError(f"squeeze_excite must be a share from 0 to 1, got {self.squeeze_excite}")
+
+    @property
+    def width_out(self) -> int:
+        """Channels of the stage's output."""
+        return round(self.width * self.output_multiplier)
+
+
+@dataclass(frozen=True)
+class ResidualConfig:
+    """A residual network: stem, stages, head.
+
+    stages: the stages in order.
+    image_size: side or (height, width) the model is meant for; it runs at any.
+    stem: "conv7" (7x7 stride 2, then 3x3 max pool stride 2), "conv3" (3x3 stride `stem_stride`, no pool) or
+        "patch4" (linear projection of 4x4 patches).
+    stem_width: channels of the stem.
+    head_width: d_f, channels of the final 1x1 convolution; None for no such layer.
+    activation: "relu", "silu" or "gelu", everywhere.
+    in_chans: channels of the images it is meant for.
+    num_classes: classes it is meant for.
+    """
+
+    stages: tuple[StageConfig, ...]
+    image_size: int | tuple[int, int] = 224
+    stem: str = "conv7"
+    stem_width: int = 64
+    stem_stride: int = 2
+    head_width: int | None = None
+    activation: str = "relu"
+    in_chans: int = 3
+    num_classes: int = 1000
+
+    def __post_init__(self) -> None:
+        check_choice("stem", self.stem, STEMS)
+        check_choice("activation", self.activation, ACTIVATIONS)
+        if not self.stages:
+            raise ValueError("stages must not be empty")
+
+    @property
+    def image_shape(self) -> tuple[int, int]:
+        """(height, width) of the images the model is meant for."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+
+
+def override(config: ResidualConfig, values: Mapping[str, Any]) -> ResidualConfig:
+    """The configuration with some values changed, by field name.
+
+    A field of `ResidualConfig` is replaced. A field of `StageConfig` is replaced in every stage; a list gives one
+    value a stage.
+
+    Raises:
+        ValueError: an unknown name (with the nearest right ones) or a list of another length than the stages.
+    """
+    own = {field.name for field in fields(ResidualConfig)} - {"stages"}
+    of_stage = {field.name for field in fields(StageConfig)}
+    stages = list(config.stages)
+    for name, value in values.items():
+        if name not in own | of_stage:
+            raise ValueError(f"unknown model option {name!r}{nearest(name, own | of_stage)}")
+        if name in of_stage:
+            per_stage = value if isinstance(value, list) else [value] * len(stages)
+            if len(per_stage) != len(stages):
+                raise ValueError(f"{name} must be one value or a list of {len(stages)}, got {value!r}")
+            stages = [replace(stage, **{name: v}) for stage, v in zip(stages, per_stage, strict=True)]
+    return replace(config, stages=tuple(stages), **{name: v for name, v in values.items() if name in own})
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raises ValueError unless the value is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def nearest(name: str, known: object) -> str:
+    """The end of an error message about an unknown name: the known names that look like it."""
+    close = difflib.get_close_matches(name, sorted(known), n=3)  # type: ignore[call-overload]
+    return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,196 @@
+"""Every model by name, as data. A new model is a row here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from halonet.models.config import ResidualConfig, StageConfig
+
+RESNET_WIDTHS = (64, 128, 256, 512)
+# Of the conv stages of the hybrids (Table 4); the paper names this ratio in appendix C.4 only.
+HYBRID_SQUEEZE_EXCITE = 1 / 8
+
+
+@dataclass(frozen=True)
+class HaloRow:
+    """A line of HaloNet's Table A2, in the paper's letters."""
+
+    b: int
+    h: int
+    r_v: float
+    r_b: float
+    l_3: int
+    s: int
+    d_f: int | None = None
+
+
+# Table A2. H3 is printed with d_f = 1024, which gives 11.8 M parameters; 1280 gives the published 12.3 M.
+HALONETS = {
+    "h0": HaloRow(b=8, h=3, r_v=1.0, r_b=0.5, l_3=7, s=256),
+    "h1": HaloRow(b=8, h=3, r_v=1.0, r_b=1.0, l_3=10, s=256),
+    "h2": HaloRow(b=8, h=3, r_v=1.0, r_b=1.25, l_3=11, s=256),
+    "h3": HaloRow(b=10, h=3, r_v=1.0, r_b=1.5, l_3=12, s=320, d_f=1280),
+    "h4": HaloRow(b=12, h=2, r_v=1.0, r_b=3.0, l_3=12, s=384, d_f=1280),
+    "h5": HaloRow(b=14, h=2, r_v=2.5, r_b=2.0, l_3=23, s=448, d_f=1536),
+    "h6": HaloRow(b=8, h=4, r_v=3.0, r_b=2.75, l_3=24, s=512, d_f=1536),
+    "h7": HaloRow(b=10, h=3, r_v=4.0, r_b=3.5, l_3=26, s=600, d_f=2048),
+}
+
+
+def halonet(row: HaloRow) -> ResidualConfig:
+    """HaloNet H0-H7 (Table 2, Table A2): heads 4-8-8-8, SiLU (section 4.2.1)."""
+    stages = attention_stages(
+        depths=(3, 3, row.l_3, 3),
+        block_size=row.b,
+        halo_size=row.h,
+        value_multiplier=row.r_v,
+        output_multiplier=row.r_b,
+    )
+    return ResidualConfig(stages, image_size=row.s, head_width=row.d_f, activation="silu")
+
+
+def attention_stages(
+    *,
+    depths: tuple[int, int, int, int],
+    width_multiplier: float = 1.0,
+    block_size: int = 8,
+    halo_size: int = 3,
+    value_multiplier: float = 1.0,
+    query_key_multiplier: float = 1.0,
+    output_multiplier: float = 4.0,
+    window: int | None = None,
+    downsample: str = "query",
+) -> tuple[StageConfig, ...]:
+    """Four stages of local attention with HaloNet's heads, 4-8-8-8 (section 2.3)."""
+    return tuple(
+        StageConfig(
+            depth=depth,
+            width=round(width * width_multiplier),
+            slot="halo",
+            stride=1 if index == 0 else 2,
+            num_heads=4 if index == 0 else 8,
+            block_size=block_size,
+            halo_size=halo_size,
+            value_multiplier=value_multiplier,
+            query_key_multiplier=query_key_multiplier,
+            output_multiplier=output_multiplier,
+            window=window,
+            downsample=downsample,
+        )
+        for index, (depth, width) in enumerate(zip(depths, RESNET_WIDTHS, strict=True))
+    )
+
+
+def with_conv_stages(
+    config: ResidualConfig, count: int, *, squeeze_excite: float = HYBRID_SQUEEZE_EXCITE
+) -> ResidualConfig:
+    """The hybrid with convolutions (and squeeze-excite) in the first `count` stages (Table 4); r_v is dropped there."""
+    stages = tuple(
+        replace(stage, slot="conv", value_multiplier=1.0, squeeze_excite=squeeze_excite) if index < count else stage
+        for index, stage in enumerate(config.stages)
+    )
+    return replace(config, stages=stages)
+
+
+def h4_base128(*, block_size: int, halo_size: int, image_size: int) -> ResidualConfig:
+    """H4 of base width 128 for transfer (Table 6, appendix E): r_w 2, r_b 4, no d_f, 4 blocks in the second stage."""
+    stages = attention_stages(depths=(3, 4, 12, 3), width_multiplier=2.0, block_size=block_size, halo_size=halo_size)
+    return ResidualConfig(stages, image_size=image_size, activation="silu")
+
+
+def resnet(depths: tuple[int, int, int, int], *, image_size: int, squeeze_excite: float = 0.0) -> ResidualConfig:
+    """ResNet v1.5 (stride in the 3x3), or an SENet of it."""
+    stages = tuple(
+        StageConfig(depth, width, stride=1 if index == 0 else 2, squeeze_excite=squeeze_excite)
+        for index, (depth, width) in enumerate(zip(depths, RESNET_WIDTHS, strict=True))
+    )
+    return ResidualConfig(stages, image_size=image_size)
+
+
+def with_halo_last_stage(config: ResidualConfig) -> ResidualConfig:
+    """Local attention (b = 8, h = 3) in the last three blocks, which are the last stage; no SE there (section 4.6)."""
+    last = replace(config.stages[-1], slot="halo", squeeze_excite=0.0)
+    return replace(config, stages=(*config.stages[:-1], last))
+
+
+def _halonet_rows() -> dict[str, ResidualConfig]:
+    """H0-H7, H3 as printed, and the hybrids of each with convolutions in stages 1, 1-2 and 1-3."""
+    rows = {}
+    for name, row in HALONETS.items():
+        config = halonet(row)
+        rows[f"halonet_{name}_{row.s}"] = config
+        for count, suffix in enumerate(("c1", "c12", "c123"), start=1):
+            rows[f"halonet_{name}_{suffix}_{row.s}"] = with_conv_stages(config, count)
+    rows["halonet_h3_df1024_320"] = halonet(replace(HALONETS["h3"], d_f=1024))
+    return rows
+
+
+def _transfer_rows() -> dict[str, ResidualConfig]:
+    """Table 6 at its three sizes: pre-training at 256, fine-tuning at 384 and 512."""
+    rows = {}
+    for size, block, halo in ((256, 8, 2), (384, 12, 2), (512, 16, 1)):
+        config = h4_base128(block_size=block, halo_size=halo, image_size=size)
+        rows[f"halonet_h4_base128_{size}"] = config
+        rows[f"halonet_h4_base128_patch4_{size}"] = replace(config, stem="patch4")
+        rows[f"halonet_h4_base128_c12_{size}"] = with_conv_stages(config, 2, squeeze_excite=0.0)
+    return rows
+
+
+def _ablation_rows() -> dict[str, ResidualConfig]:
+    """HaloNet-50 and its scalings (section 4.2, Table A1), SASA-50 and their ResNet baseline, all at 256."""
+
+    def fifty(depths: tuple[int, int, int, int] = (3, 4, 6, 3), **options: float) -> ResidualConfig:
+        return ResidualConfig(attention_stages(depths=depths, **options), image_size=256)  # type: ignore[arg-type]
+
+    sasa = attention_stages(depths=(3, 4, 6, 3), window=7, downsample="pool")
+    return {
+        "halonet50_256": fifty(),
+        "halonet50_layers98_256": fifty((3, 4, 22, 3)),
+        "halonet50_rv3_256": fifty(value_multiplier=3.0),
+        "halonet50_rw125_256": fifty(width_multiplier=1.25),
+        "halonet50_rb65_256": fifty(output_multiplier=6.5),
+        "halonet50_rqk65_256": fifty(query_key_multiplier=6.5),
+        "sasa50_256": ResidualConfig(sasa, image_size=256),
+        "resnet50_256": resnet((3, 4, 6, 3), image_size=256),
+    }
+
+
+def _baseline_rows() -> dict[str, ResidualConfig]:
+    """ResNet and SENet (ratio 1/16) as BoTNet's Tables 13 and 14 use them; SE 1/8 for detection (HaloNet, C.4)."""
+    r50, r101, r152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+    rows = {
+        "resnet101_224": resnet(r101, image_size=224),
+        "resnet152_224": resnet(r152, image_size=224),
+        "senet50_224": resnet(r50, image_size=224, squeeze_excite=1 / 16),
+        "senet101_224": resnet(r101, image_size=224, squeeze_excite=1 / 16),
+        "senet152_224": resnet(r152, image_size=224, squeeze_excite=1 / 16),
+        "senet350_320": resnet((4, 40, 60, 12), image_size=320, squeeze_excite=1 / 16),
+    }
+    for name, depths in (("resnet50", r50), ("resnet101", r101)):
+        config = resnet(depths, image_size=512, squeeze_excite=1 / 8)
+        rows[f"{name}_se8_512"] = config
+        rows[f"{name}_se8_halo_512"] = with_halo_last_stage(config)
+    return rows
+
+
+def _small_rows() -> dict[str, ResidualConfig]:
+    """A HaloNet that learns the handwritten digits on a CPU in a minute; not of the paper."""
+    stages: tuple[StageConfig, ...] = (
+        StageConfig(depth=2, width=32, slot="halo", stride=1, num_heads=4, block_size=4, halo_size=2),
+        StageConfig(depth=2, width=64, slot="halo", stride=2, num_heads=4, block_size=4, halo_size=2),
+    )
+    stages = tuple(replace(stage, output_multiplier=2.0) for stage in stages)
+    return {
+        "halonet_nano_32": ResidualConfig(
+            stages, image_size=32, stem="conv3", stem_width=32, stem_stride=2, activation="silu"
+        )
+    }
+
+
+ROWS: dict[str, ResidualConfig] = {
+    **_halonet_rows(),
+    **_transfer_rows(),
+    **_ablation_rows(),
+    **_baseline_rows(),
+    **_small_rows(),
+}

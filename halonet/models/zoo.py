@@ -1,0 +1,176 @@
+"""Name -> model: `create_model` and `list_models`, and the same rows in timm's registry."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+from os import PathLike
+from typing import Any
+
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
+from torch import nn
+
+from halonet.models.checkpoints import fit_state_dict, load_weights
+from halonet.models.config import ResidualConfig, nearest, override
+from halonet.models.residual import ResidualNet
+from halonet.models.rows import ROWS
+
+# Arguments that are not fields of a configuration: the network's own, and those of timm's builder.
+_NOT_OF_CONFIG = (
+    *("num_classes", "in_chans", "drop_rate", "drop_path_rate", "global_pool", "features_only", "out_indices"),
+    *("pretrained_cfg", "pretrained_cfg_overlay", "pretrained_path", "pretrained_strict", "pretrained_model_args"),
+    *("cache_dir", "feature_cls"),
+)
+
+__all__ = ["create_model", "list_models", "model_config"]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the models, sorted; `pattern` with shell wildcards, as in timm ("halonet_h*")."""
+    return sorted(fnmatch.filter(ROWS, pattern or "*"))
+
+
+def model_config(name: str, **overrides: Any) -> ResidualConfig:
+    """The configuration of a row, with options changed by field name (see `halonet.models.config.override`).
+
+    Raises:
+        ValueError: an unknown model or option, with the nearest right names.
+    """
+    if name not in ROWS:
+        raise ValueError(f"unknown model {name!r}{nearest(name, ROWS)}")
+    return override(ROWS[name], overrides)
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    global_pool: str = "avg",
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    pretrained_path: str | PathLike[str] | None = None,
+    **overrides: Any,
+) -> nn.Module:
+    """A model by name.
+
+    Args:
+        name: one of `list_models()`.
+        num_classes: outputs of the classifier; 0 for pooled features; 1000 if None.
+        in_chans: channels of the images; 3 if None.
+        img_size: side or (height, width) it is meant for. Every model runs at any size; this sets `default_cfg` and
+            the stored size of absolute position tables.
+        drop_rate: dropout before the classifier.
+        drop_path_rate: stochastic depth of the last block, growing linearly from the first.
+        global_pool: "avg", "max", or "" for none.
+        features_only: a model that returns a list of maps instead of logits.
+        out_indices: which of `feature_info` it returns; all if None.
+        pretrained_path: weights to load, see `halonet.models.checkpoints.load_weights`.
+        overrides: options of the configuration by field name, for all stages or as a list with one value a stage:
+            `block_size=12`, `relative="full"`, `squeeze_excite=0.125`, `activation="silu"`.
+
+    Raises:
+        ValueError: an unknown model or option, or weights that do not fit.
+    """
+    model_config(name, **overrides)  # a wrong name or option is told before anything is built
+    given: dict[str, Any] = {
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "img_size": img_size,
+        "out_indices": out_indices,
+    }
+    return _build(
+        name,
+        drop_rate=drop_rate,
+        drop_path_rate=drop_path_rate,
+        global_pool=global_pool,
+        features_only=features_only,
+        pretrained_path=pretrained_path,
+        **{key: value for key, value in given.items() if value is not None},
+        **overrides,
+    )
+
+
+def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
+    """Builds a row by timm's own builder, which adds `default_cfg`, `features_only` and pretrained files."""
+    described = {
+        key: value
+        for key, value in options.items()
+        if key in ("in_chans", "img_size", "global_pool") or key not in _NOT_OF_CONFIG
+    }
+    config, options = _split_options(name, options)
+    pretrained_path = options.pop("pretrained_path", None)
+    overlay = dict(options.pop("pretrained_cfg_overlay", None) or {})
+    in_chans = options.get("in_chans") or config.in_chans
+    overlay.setdefault("input_size", (in_chans, *config.image_shape))
+
+    def construct(**arguments: Any) -> ResidualNet:
+        model = ResidualNet(config, **arguments)
+        model.model_name, model.model_arguments = name, described
+        if pretrained_path is not None:
+            load_weights(model, pretrained_path)
+        return model
+
+    first_out = 0 if config.stem == "conv7" else 1
+    levels = len(config.stages) + 1 - first_out
+    return build_model_with_cfg(
+        construct,
+        name,
+        pretrained,
+        pretrained_cfg_overlay=overlay,
+        pretrained_filter_fn=fit_state_dict,
+        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(levels))},
+        **options,
+    )
+
+
+def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig, dict[str, Any]]:
+    """The configuration that the options ask for, and the options that are not the configuration's."""
+    rest = {key: options.pop(key) for key in _NOT_OF_CONFIG if key in options}
+    img_size = options.pop("img_size", None)
+    config = model_config(name, **options)
+    if img_size is not None:
+        config = replace(config, image_size=img_size if isinstance(img_size, int) else tuple(img_size))
+    return config, rest
+
+
+def _default_cfg(config: ResidualConfig) -> dict[str, Any]:
+    """What timm keeps of a model beside its weights; there are none."""
+    return {
+        "url": "",
+        "num_classes": config.num_classes,
+        "input_size": (config.in_chans, *config.image_shape),
+        "pool_size": None,
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "stem.conv.conv",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+    }
+
+
+default_cfgs = generate_default_cfgs({name: _default_cfg(config) for name, config in ROWS.items()})
+
+
+def _register(name: str) -> None:
+    """Makes `timm.create_model(name)` build the row. A name of timm's own is never taken."""
+    if is_model(name):
+        raise RuntimeError(f"timm has a model {name!r} of its own; give the row another name")
+
+    def entry(pretrained: bool = False, **options: Any) -> nn.Module:
+        return _build(name, pretrained=pretrained, **options)
+
+    entry.__name__ = entry.__qualname__ = name
+    entry.__doc__ = f"The row {name!r} of halonet.models.rows."
+    globals()[name] = register_model(entry)
+
+
+for _name in ROWS:
+    _register(_name)
