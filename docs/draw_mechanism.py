@@ -141,8 +141,8 @@ def draw_blocks() -> Figure:
     panel(
         right,
         "3  At the border",
-        'The halo of a corner block leaves the map. With\nborder = "zeros" (HaloNet) those keys and values are 0\n'
-        'and take part; with "mask" they do not.',
+        "The halo of a corner block leaves the map.\n"
+        'border = "zeros" (HaloNet): those keys and\nvalues are 0 and take part; "mask": they do not.',
         margin=halo,
         size=size,
     )
