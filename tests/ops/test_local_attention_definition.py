@@ -44,6 +44,29 @@ def test_gradients_of_the_maps_alone(backend):
     assert tensors["bias"].grad is None
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("key_dim", "value_dim"), [(16, 40), (16, 80), (8, 96), (4, 160), (16, 256), (64, 8)])
+def test_channels_of_the_published_models(key_dim, value_dim, backend):
+    """Fused kernels favour some widths; H5 to H7 have these."""
+    case = Case(
+        map_size=(4, 5), block_size=4, halo_size=1, relative=True, heads=1, key_dim=key_dim, value_dim=value_dim
+    )
+    actual = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend=backend)
+    assert_same(actual, output_and_gradients(pixel_loop, case.tensors(), **case.arguments))
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, pytest.param({}, marks=pytest.mark.slow), {"stride": 2, "border": "mask"}], ids=str
+)
+def test_a_map_of_h7_that_its_blocks_do_not_divide(options):
+    """The last map of H7 at 600 pixels is 19 x 19 and its block 10, halo 3 (table A2)."""
+    case = Case(map_size=(19, 19), block_size=10, halo_size=3, relative=True, heads=1, options=options)
+    expected = output_and_gradients(pixel_loop, case.tensors(), **case.arguments)
+    for backend in BACKENDS:
+        actual = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend=backend)
+        assert_same(actual, expected)
+
+
 @st.composite
 def any_case(draw) -> Case:
     """Any allowed combination of options, on maps small enough for the loop."""

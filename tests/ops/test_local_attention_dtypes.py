@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from halonet.ops import local_attention
 from tests.ops.cases import BACKENDS, CASES, Case, assert_same, call, output_and_gradients
@@ -82,6 +83,7 @@ def test_autocast(name, maps, backend):
     exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = output_and_gradients(local_attention, tensors, **case.arguments, backend=backend)
+    assert actual["output"].dtype == torch.bfloat16
     assert all(actual[key].dtype == tensor.dtype for key, tensor in tensors.items())
     lowered = {key: tensor.detach().to(torch.bfloat16).requires_grad_() for key, tensor in tensors.items()}
     eager = output_and_gradients(pixel_loop, lowered, **case.arguments)
@@ -166,3 +168,16 @@ def test_without_gradients_the_answer_is_the_same(backend):
             actual = call(local_attention, tensors, **case.arguments, backend=backend)
         assert not actual.requires_grad
         torch.testing.assert_close(actual, expected.detach(), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", CASES)
+def test_every_tensor_is_made_on_the_device_of_the_maps(name, backend):
+    """With tensors that have a device and no memory, so that no accelerator is needed; mixing devices raises."""
+    case = CASES[name]
+    with FakeTensorMode():
+        maps = {
+            key: torch.zeros(tensor.shape, device="cuda") for key, tensor in case.tensors(requires_grad=False).items()
+        }
+        output = call(local_attention, maps, **case.arguments, backend=backend)
+    assert output.device.type == "cuda"
