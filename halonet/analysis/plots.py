@@ -28,7 +28,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
             axis.plot(epochs, values, color=colour, label=label, linewidth=2, marker=marker)
     axes[0, 0].set_title("Loss")
     axes[0, 0].set_ylabel("cross entropy (nats)")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_ylim(0, _loss_ceiling(history))
     axes[0, 0].legend(frameon=False)
     axes[0, 1].set_title("Accuracy")
     axes[0, 1].set_ylabel("images right (%)")
@@ -36,6 +36,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
     axes[0, 2].plot(epochs, [row["lr"] for row in history], color=GREY, linewidth=2, marker=marker)
     axes[0, 2].set_title("Learning rate at the epoch's end")
     axes[0, 2].set_ylim(bottom=0)
+    axes[0, 1].set_ylim(top=101)
     for axis in axes.flat:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -92,6 +93,7 @@ def _figure(rows: int, columns: int, *, size: tuple[float, float], least_width: 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(size[0], least_width), size[1]), layout="constrained", dpi=130)
+    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -109,7 +111,15 @@ def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float]) -> N
         textcoords="offset points",
         ha="right" if best > len(values) / 2 else "left",
         color=BLUE,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
     )
+
+
+def _loss_ceiling(history: Sequence[Mapping[str, float]]) -> float:
+    """Top of the loss axis: one wild validation loss, as batch norm gives early on, must not flatten the rest."""
+    train = max(row["train/loss"] for row in history)
+    validation = float(np.median([row["val/loss"] for row in history]))
+    return 1.1 * max(train, 1.5 * validation, 1e-6)
 
 
 def _short(name: str) -> str:

@@ -122,7 +122,7 @@ class seeded:
         self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         random.seed(self.seed)
         np.random.seed(self.seed % 2**32)
-        torch.manual_seed(self.seed)
+        torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also queue work for every device
 
     def __exit__(self, *_: object) -> None:
         python, numpy, torch_state = self.states

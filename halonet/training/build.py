@@ -4,7 +4,6 @@ import logging
 import os
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
@@ -16,6 +15,9 @@ from halonet.models.checkpoints import load_weights
 from halonet.training.classification import ClassificationTask
 from halonet.training.config import DataConfig, RunConfig, TrainerConfig
 from halonet.training.datamodule import ImageDataModule
+
+# Appendix C.3: grown from H0 to H7, on TensorFlow's scale.
+PAPER_RANDAUGMENT = {f"h{i}": magnitude for i, magnitude in enumerate((6, 8, 10, 14, 17, 19, 24, 31))}
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,9 @@ def build(config: RunConfig) -> Parts:
     does not fit."""
     source = open_source(config.data)
     lightning.seed_everything(config.seed, workers=False, verbose=False)
+    settled = {"num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate"} & set(config.model.overrides)
+    if settled:
+        raise ValueError(f"model.overrides: {', '.join(sorted(settled))} follows from the data and settings of its own")
     model = halonet.create_model(
         config.model.name,
         num_classes=source.num_classes,
@@ -45,18 +50,19 @@ def build(config: RunConfig) -> Parts:
     )
     notes: list[str] = []
     if config.model.weights is not None:
-        weights = Path(config.model.weights)
-        if not weights.is_file():
-            raise ValueError(f"model.weights: no file at {weights}")
-        report = load_weights(model, weights)
-        notes.append(f"started from {weights}")
+        report = load_weights(model, config.model.weights)
+        notes.append(f"started from {config.model.weights}")
         if report.replaced:
             notes.append(f"new classifier for {source.num_classes} classes")
         if report.resized:
             notes.append(f"{len(report.resized)} position tables resized")
-    card: dict[str, Any] = dict(model.default_cfg)
-    preprocessing = preprocessing_for(source, config=config.data, card=card)
-    return assemble(model, source=source, preprocessing=preprocessing, config=config, card=card, notes=notes)
+    preprocessing = preprocessing_for(source, config=config.data, card=dict(model.default_cfg))
+    return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=notes)
+
+
+def paper_randaugment(name: str) -> float:
+    """RandAugment magnitude of the paper for a model by name, 0 for those it gives none for."""
+    return float(next((PAPER_RANDAUGMENT[part] for part in name.split("_") if part in PAPER_RANDAUGMENT), 0))
 
 
 def assemble(
@@ -65,7 +71,6 @@ def assemble(
     source: ImageSource,
     preprocessing: Preprocessing,
     config: RunConfig,
-    card: dict[str, Any],
     notes: list[str],
 ) -> Parts:
     """Loaders and task around a model that exists."""
@@ -73,7 +78,7 @@ def assemble(
         source,
         config=config.data,
         preprocessing=preprocessing,
-        randaugment=float(card.get("randaugment") or 0.0),
+        randaugment=paper_randaugment(config.model.name),
         seed=config.seed,
     )
     task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes)

@@ -10,19 +10,17 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from halonet.training.files import BEST, LAST, write_beside
+from halonet.files import replacing
+from halonet.training.files import BEST, LAST
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's files through `write_beside`, and read as plain data only."""
+    """Lightning's files written beside and renamed, and read as plain data only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        def write(beside: Path) -> None:
-            # A Python file reports a full disk as OSError; torch's own writer would as RuntimeError.
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-
-        write_beside(Path(path), write)
+        # A Python file reports a full disk as OSError; torch's own writer would as RuntimeError.
+        with replacing(path) as beside, open(beside, "wb") as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -87,10 +85,8 @@ class KeepLastAndBest(Checkpoint):
             self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch + 1
         trainer.save_checkpoint(self.last)
         if is_best and trainer.is_global_zero:
-            write_beside(self.best, self._copy_last)
-
-    def _copy_last(self, path: Path) -> None:
-        shutil.copyfile(self.last, path)
+            with replacing(self.best) as beside:
+                shutil.copyfile(self.last, beside)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}

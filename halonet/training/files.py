@@ -1,7 +1,5 @@
-"""Names of a run's files, and how they are written and found."""
+"""Names of a run's files, and how they are found."""
 
-import os
-from collections.abc import Callable
 from pathlib import Path
 
 WEIGHTS = "weights.safetensors"
@@ -9,18 +7,6 @@ CONFIG = "config.yaml"
 METRICS = "metrics.json"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
-
-
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a neighbour of `path`, then rename it over; if anything fails, `path` is as before and
-    the neighbour gone."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, which tells some writers the format
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def resolve_checkpoint(ckpt_path: str, *, out: str) -> Path:

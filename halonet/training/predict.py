@@ -37,8 +37,6 @@ def predict(weights: Path, images: Iterable[Path], *, top: int) -> Iterator[Pred
     """
     if top < 1:
         raise ValueError(f"top: expected at least 1, got {top}")
-    if not weights.is_file():
-        raise ValueError(f"weights: no file at {weights}")
     model, metadata = load_model(weights)
     if "class_names" not in metadata:
         raise ValueError(f"{weights} has no class_names in its metadata: not written by halonet fit")

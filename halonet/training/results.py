@@ -13,10 +13,11 @@ import yaml
 from torch import Tensor, nn
 
 import halonet
+from halonet.files import replacing
 from halonet.models.checkpoints import save_weights
 from halonet.training.config import RunConfig
 from halonet.training.datamodule import ImageDataModule
-from halonet.training.files import CONFIG, METRICS, WEIGHTS, write_beside
+from halonet.training.files import CONFIG, METRICS, WEIGHTS
 
 SHOWN_PREDICTIONS = 24
 
@@ -49,13 +50,13 @@ def new_run_folder(config: RunConfig, *, data_name: str) -> Path:
 def write_config(config: RunConfig, folder: Path) -> None:
     """Every setting of the run, as YAML that --config reads."""
     text = yaml.safe_dump(config.to_dict(), sort_keys=False)
-    write_beside(folder / CONFIG, lambda beside: _write_text(beside, text))
+    _write_text(folder / CONFIG, text)
 
 
 def write_metrics(metrics: dict[str, Any], folder: Path) -> None:
     """Figures, the history, and what they were measured on, as JSON."""
     text = json.dumps(metrics, indent=2) + "\n"
-    write_beside(folder / METRICS, lambda beside: _write_text(beside, text))
+    _write_text(folder / METRICS, text)
 
 
 def environment(device: torch.device) -> dict[str, str]:
@@ -130,12 +131,14 @@ def draw_pictures(
         image = dataset[sure][0][None].to(next(model.parameters()).device)
         drawings["attention.png"] = lambda path: plot_attention(model, image, _query_pixels(image[0]), path)
     for name, draw in drawings.items():
-        write_beside(folder / name, draw)
+        with replacing(folder / name) as beside:
+            draw(beside)
     return list(drawings)
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
 def _worth_showing(predictions: Predictions) -> list[int]:

@@ -121,8 +121,6 @@ def evaluate(
 
 
 def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
-    if not weights.is_file():
-        raise ValueError(f"weights: no file at {weights}")
     model, metadata = load_model(weights)
     source = open_source(config.data)
     _check_classes(json.loads(metadata.get("class_names", "null")), source, weights)
@@ -134,7 +132,7 @@ def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
             )
     else:
         preprocessing = preprocessing_for(source, config=config.data, card=dict(model.default_cfg))
-    return assemble(model, source=source, preprocessing=preprocessing, config=config, card={}, notes=[])
+    return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=[])
 
 
 def _check_classes(class_names: list[str] | None, source: ImageSource, weights: Path) -> None:
@@ -192,7 +190,7 @@ def _leave_results(
         "val_accuracy": keeper.best_accuracy,
         "epoch": keeper.best_epoch,
         "epochs": len(history.rows),
-        "seconds": round(seconds, 1),
+        "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         **environment(device),
         "history": history.rows,
     }
