@@ -1,4 +1,7 @@
-"""What a run does besides steps: repeatable randomness, a history, a voice."""
+"""What a run does besides steps: repeatable randomness, a history, a voice.
+
+What begins an epoch hangs on its batch 0: Lightning leaves on_train_epoch_start out for the epoch a run goes on with.
+"""
 
 import sys
 import time
@@ -9,6 +12,7 @@ import lightning.pytorch as lightning
 import torch
 
 METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class ReseedEveryEpoch(lightning.Callback):
@@ -18,8 +22,11 @@ class ReseedEveryEpoch(lightning.Callback):
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1009 + trainer.global_rank)
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1009 + trainer.global_rank)
 
 
 class History(lightning.Callback):
@@ -31,8 +38,11 @@ class History(lightning.Callback):
         self._started = 0.0
         self._lr = 0.0
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        self._started = time.monotonic()
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0:
+            self._started = time.monotonic()
 
     def on_before_optimizer_step(
         self,
@@ -103,8 +113,10 @@ class Speak(lightning.Callback):
         self._task = self._progress.add_task("", total=total, completed=done)
         self._progress.start()
 
-    def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if self._progress is not None:
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._progress is not None and batch_idx == 0:
             description = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
             self._progress.update(self._task, description=description)
 

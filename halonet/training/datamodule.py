@@ -70,6 +70,9 @@ class ImageDataModule(lightning.LightningDataModule):
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
         )
+        if trainer:
+            # A run that goes on draws its first batches before Lightning tells samplers the epoch.
+            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
         # A left-over batch of one image would break batch norm; a set smaller than one batch is still used.
         return self._loader(dataset, sampler=sampler, drop_last=len(sampler) >= self.config.batch_size)
 

@@ -162,5 +162,5 @@ def test_bad_settings_are_named(name: str, value: float) -> None:
 
 
 def test_fractions_leave_something_to_train_on() -> None:
-    with pytest.raises(ValueError, match="less than 1, got 1.2"):
+    with pytest.raises(ValueError, match=r"less than 1, got 1\.2"):
         DataConfig(val_fraction=0.6, test_fraction=0.6)

@@ -9,7 +9,7 @@ LABELS = [0] * 50 + [1] * 30 + [2] * 10
 
 def test_every_item_is_in_exactly_one_part() -> None:
     parts = stratified_split(LABELS, val_fraction=0.1, test_fraction=0.2, seed=0)
-    assert sorted(sum(parts, [])) == list(range(90))
+    assert sorted(index for part in parts for index in part) == list(range(90))
 
 
 def test_each_class_has_its_share_in_each_part() -> None:

@@ -41,9 +41,7 @@ def test_eval_cuts_the_centre() -> None:
 @pytest.mark.parametrize("augment", ["none", "affine", "photo"])
 @pytest.mark.parametrize("randaugment", [0, 6, 31])
 @pytest.mark.parametrize(("mode", "preprocessing"), [("L", GREY), ("RGB", COLOUR)])
-def test_train_gives_the_same_shape(
-    augment: str, randaugment: float, mode: str, preprocessing: Preprocessing
-) -> None:
+def test_train_gives_the_same_shape(augment: str, randaugment: float, mode: str, preprocessing: Preprocessing) -> None:
     transform = train_transform(preprocessing, augment=augment, randaugment=randaugment, crop_scale=0.3)  # type: ignore[arg-type]
     for _ in range(12):  # two of RandAugment's fifteen operations are drawn each time
         tensor = transform(picture(mode))

@@ -1,0 +1,190 @@
+"""Whole runs through the command line: what they leave, that they go on, and what they say when interrupted."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from safetensors import safe_open
+
+import halonet
+from halonet.training.classification import ClassificationTask
+from halonet.training.config import RunConfig
+from halonet.training.run import evaluate
+from tests.training.conftest import SMALL, only_run, run
+
+
+def state(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_run_leaves_its_results(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    pictures = {"curves.png", "predictions.png", "attention.png"}
+    assert names == {"weights.safetensors", "config.yaml", "metrics.json", "checkpoints", "logs", *pictures}
+    for name in pictures:
+        with Image.open(finished / name) as image:
+            assert min(image.size) > 200
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    logs = {path.name.split(".")[0] for path in (finished / "logs" / "version_0").iterdir()}
+    assert {"metrics", "events"} <= logs
+
+
+def test_metrics(finished: Path) -> None:
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["images"] == {"train": 1259, "val": 179, "test": 359}
+    assert [row["epoch"] for row in metrics["history"]] == [1, 2]
+    assert 0 <= metrics["test"]["accuracy"] <= metrics["test"]["top5"] <= 1
+    assert metrics["val_accuracy"] == max(row["val/accuracy"] for row in metrics["history"])
+    assert metrics["history"][-1]["lr"] == pytest.approx(RunConfig().optim.lr / 128)
+
+
+def test_the_merged_config_is_whole_and_runs_again(finished: Path) -> None:
+    written = yaml.safe_load((finished / "config.yaml").read_text())
+    assert written == RunConfig.from_dict(written).to_dict()
+    assert written["trainer"]["max_epochs"] == 2
+
+
+def test_weights_carry_what_prediction_needs(finished: Path) -> None:
+    with safe_open(finished / "weights.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert json.loads(metadata["class_names"]) == [str(digit) for digit in range(10)]
+    assert json.loads(metadata["img_size"]) == 16
+    assert json.loads(metadata["in_chans"]) == len(json.loads(metadata["mean"])) == 1
+
+
+def test_checkpoints_are_plain_data(finished: Path) -> None:
+    contents = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    assert contents["epoch"] == 1
+    assert contents["global_step"] == 6
+
+
+def test_the_test_is_of_the_best_weights(finished: Path) -> None:
+    """metrics.json, the weights file and best.ckpt tell the same accuracy."""
+    metrics = json.loads((finished / "metrics.json").read_text())
+    config = RunConfig.from_dict(yaml.safe_load((finished / "config.yaml").read_text()))
+    of_weights = evaluate(config, split="test", weights=finished / "weights.safetensors")
+    of_checkpoint = evaluate(config, split="test", checkpoint=finished / "checkpoints" / "best.ckpt")
+    for figures in (of_weights, of_checkpoint):
+        assert figures["accuracy"] == pytest.approx(metrics["test"]["accuracy"])
+        assert figures["loss"] == pytest.approx(metrics["test"]["loss"], rel=1e-5)
+
+
+def test_going_on_equals_never_stopping(tmp_path: Path) -> None:
+    """Two epochs, then two more, against four: equal weights and history, with dropout, stochastic depth and random
+    augmentation on."""
+    options = (
+        *(
+            *SMALL,
+            "--trainer.max_epochs",
+            "4",
+            "--trainer.limit_train_batches",
+            "2",
+            "--trainer.limit_val_batches",
+            "1",
+        ),
+        *("--trainer.limit_test_batches", "1", "--model.drop_rate", "0.2", "--model.drop_path_rate", "0.2"),
+    )
+    assert run("fit", "--out", "whole", *options) == 0
+
+    stop_after = 2
+    original = ClassificationTask.training_step
+
+    def interrupted_step(self: ClassificationTask, batch: Any, batch_idx: int) -> torch.Tensor:
+        if self.current_epoch == stop_after and batch_idx == 1:
+            raise KeyboardInterrupt
+        return original(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ClassificationTask, "training_step", interrupted_step)
+        assert run("fit", "--out", "cut", *options) == 130
+    assert run("fit", "--out", "cut", "--ckpt_path", "last") == 0
+
+    whole, cut = only_run(Path("whole")), only_run(Path("cut"))
+    assert_same(state(whole / "checkpoints" / "last.ckpt"), state(cut / "checkpoints" / "last.ckpt"))
+    rows = [json.loads((folder / "metrics.json").read_text())["history"] for folder in (whole, cut)]
+    assert [row["train/loss"] for row in rows[0]] == [row["train/loss"] for row in rows[1]]
+    assert [row["lr"] for row in rows[0]] == [row["lr"] for row in rows[1]]
+
+
+def test_ctrl_c_says_where_and_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = ClassificationTask.training_step
+    stop_at = {"epoch": 1, "batch": 1}
+
+    def step(self: ClassificationTask, batch: Any, batch_idx: int) -> torch.Tensor:
+        if (self.current_epoch, batch_idx) == (stop_at["epoch"], stop_at["batch"]):
+            raise KeyboardInterrupt
+        return original(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    limits = [f"--trainer.limit_{split}_batches=2" for split in ("train", "val", "test")]
+    assert run("fit", "--out", "my runs", *SMALL, "--trainer.max_epochs=3", *limits) == 130
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "stopped in epoch 2 of 3, after step 1 of 2" in said[-2]
+    command = shlex.split(said[-1])
+    assert command[:2] == ["halonet", "fit"]
+    stop_at["epoch"] = -1
+    assert run(*command[1:]) == 0
+    folder = only_run(Path("my runs"))
+    assert [row["epoch"] for row in json.loads((folder / "metrics.json").read_text())["history"]] == [1, 2, 3]
+    assert {path.name for path in (folder / "logs").iterdir()} == {"version_0", "version_1"}
+
+
+def test_ctrl_c_before_the_first_epoch_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def step(self: ClassificationTask, batch: Any, batch_idx: int) -> torch.Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassificationTask, "training_step", step)
+    assert run("fit", *SMALL) == 130
+    said = capsys.readouterr().err.strip().splitlines()
+    assert "no epoch is finished yet" in said[-2]
+    config = shlex.split(said[-1])[-1]
+    assert said[-1] == f"halonet fit --config {config}"
+    assert yaml.safe_load(Path(config).read_text())["data"]["img_size"] == 16
+
+
+def test_any_folder_of_pictures_and_then_its_classes_only(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fit on a folder, fine-tune the result on another number of classes, judge it."""
+    options = (*SMALL, "--trainer.max_epochs=1", "--data.num_workers=0", "--data.batch_size=4", "--data.randaugment=5")
+    assert run("fit", "--data.root", photos, "--out", "first", *options) == 0
+    weights = only_run(Path("first")) / "weights.safetensors"
+    model, metadata = halonet.models.checkpoints.load_model(weights)
+    assert json.loads(metadata["class_names"]) == ["blue cup", "green", "red"]
+    assert model.num_classes == 3
+    (photos / "red").rename(photos.parent / "elsewhere")
+    assert run("fit", "--data.root", photos, "--model.weights", weights, "--out", "second", *options) == 0
+    said = capsys.readouterr().out
+    assert "new classifier for 2 classes" in said
+    assert str(only_run(Path("second"))) == said.strip().splitlines()[-1]
+    assert run("validate", "--weights", only_run(Path("second")) / "weights.safetensors") == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["data"], figures["split"], figures["images"]) == ("photos", "val", 2)
+
+
+def test_loading_processes_give_the_same_run(photos: Path) -> None:
+    options = (*SMALL, "--data.root", photos, "--trainer.max_epochs=1", "--data.batch_size=4")
+    for workers in (0, 2):
+        assert run("fit", *options, "--out", f"with{workers}", "--data.num_workers", workers) == 0
+    states = [state(only_run(Path(f"with{workers}")) / "checkpoints" / "last.ckpt") for workers in (0, 2)]
+    assert_same(*states)
+
+
+@pytest.mark.slow
+def test_the_default_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fit") == 0
+    folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] >= 0.97

@@ -1,0 +1,98 @@
+"""Parameter groups and the schedule, against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import halonet
+from halonet.training.config import OptimConfig
+from halonet.training.parameter_groups import parameter_groups
+from halonet.training.schedule import WarmupCosine
+
+
+def test_warmup_is_linear_and_ends_at_the_peak() -> None:
+    schedule = WarmupCosine(warmup_steps=4, total_steps=10)
+    assert [schedule(step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+
+
+def test_the_last_step_has_one_128th() -> None:
+    """Appendix C.3: "we set the end of the cosine annealing to be 1/128 of the original learning rate"."""
+    schedule = WarmupCosine(warmup_steps=4, total_steps=10)
+    assert schedule(9) == pytest.approx(1 / 128)
+    assert schedule(8) > schedule(9)
+    assert schedule(500) == pytest.approx(1 / 128)
+
+
+def test_halfway_down_is_the_mean_of_both_ends() -> None:
+    """Peak at step 2, last step 8: step 5 is halfway."""
+    assert WarmupCosine(warmup_steps=3, total_steps=9)(5) == pytest.approx((1 + 1 / 128) / 2)
+
+
+def test_without_warmup_the_first_step_is_the_peak() -> None:
+    schedule = WarmupCosine(warmup_steps=0, total_steps=5, final_ratio=0.0)
+    expected = [0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(5)]
+    assert [schedule(step) for step in range(5)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("warmup_steps", "total_steps"), [(5, 5), (1, 1), (0, 1), (7, 3)])
+def test_short_runs(warmup_steps: int, total_steps: int) -> None:
+    values = [WarmupCosine(warmup_steps=warmup_steps, total_steps=total_steps)(step) for step in range(total_steps)]
+    assert all(0 < value <= 1 for value in values)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3)
+        self.norm = nn.BatchNorm2d(2)
+        self.fc = nn.Linear(2, 2)
+        self.table = nn.Parameter(torch.zeros(5, 2))
+        self.frozen = nn.Parameter(torch.zeros(3, 3), requires_grad=False)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"table"}
+
+
+def test_norms_biases_and_tables_are_not_decayed() -> None:
+    model = Small()
+    decayed, kept = parameter_groups(model, weight_decay=0.3)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.3, 0.0)
+    assert set(decayed["params"]) == {model.conv.weight, model.fc.weight}
+    assert set(kept["params"]) == {model.conv.bias, model.norm.weight, model.norm.bias, model.fc.bias, model.table}
+
+
+def test_a_halonet_decays_projections_and_convolutions_only() -> None:
+    model = halonet.create_model("halonet_nano_32", num_classes=10, in_chans=1)
+    decayed, kept = parameter_groups(model, weight_decay=0.1)
+    ids = {id(parameter) for parameter in decayed["params"]}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in ids}
+    assert names
+    assert not [name for name in names if name.endswith(("_table", "bias"))]
+    assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+
+
+def test_a_model_without_norms_has_one_group() -> None:
+    assert len(parameter_groups(nn.Linear(2, 2, bias=False), weight_decay=0.1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lr", 0.0),
+        ("weight_decay", -1.0),
+        ("warmup_epochs", -1.0),
+        ("momentum", 1.0),
+        ("label_smoothing", 1.0),
+        ("final_lr_ratio", 1.5),
+    ],
+)
+def test_bad_settings_are_named(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"optim\.{name}: expected .*got {value}"):
+        OptimConfig(**{name: value})  # type: ignore[arg-type]
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(ValueError, match=r"optim\.momentum: Nesterov"):
+        OptimConfig(momentum=0.0)
