@@ -1,0 +1,253 @@
+"""Parameters and multiply-adds of a model, module by module: what really runs, and what the papers would count.
+
+One multiply-accumulate counts 1 (half of what torch's FlopCounterMode reports). Counted are convolutions, linear
+layers and the three products of attention: q.k, q.r and weights.v. Norms, activations, softmax, pooling and
+additions are not, as in every paper of the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from halonet.layers import HaloAttention
+from halonet.ops.local_attention.geometry import Axis
+
+# A paper's own way of counting, by name. Both count multiply-adds over the queries of the map alone (not of its
+# extension to whole blocks) and q.r for 2k - 1 offsets an axis, k = block + 2 * halo.
+CONVENTIONS = {
+    "halonet": "every parameter, batch norm included, and 2k - 1 rows a position table although 2 * halo are unused",
+    "botnet": "weights of convolutions and linear layers and the classifier's bias; no norms, tables or other biases",
+}
+
+
+@dataclass(frozen=True)
+class Count:
+    """Parameters, and multiply-adds for one image."""
+
+    parameters: int = 0
+    multiply_adds: int = 0
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.parameters + other.parameters, self.multiply_adds + other.multiply_adds)
+
+
+@dataclass(frozen=True)
+class ModuleCost:
+    """What one module itself costs, its children left out.
+
+    name: as in `named_modules`.
+    kind: name of its class.
+    input_size, output_size: last two dimensions, (H, W) of a map, at its first call; None if it never ran.
+    calls: how often one forward pass runs it.
+    executed: what it has and does. Attention is counted as the reference backend runs it: padded queries, whole
+        neighbourhoods, position terms over the full width of a head.
+    by_convention: the same by each of `CONVENTIONS`.
+    """
+
+    name: str
+    kind: str
+    input_size: tuple[int, int] | None
+    output_size: tuple[int, int] | None
+    calls: int
+    executed: Count
+    by_convention: dict[str, Count]
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """What one forward pass of a model costs.
+
+    modules: every module that has any cost, in the order of `named_modules`.
+    input_size: (channels, height, width) of the image.
+    """
+
+    modules: tuple[ModuleCost, ...]
+    input_size: tuple[int, int, int]
+
+    def total(self, *, convention: str | None = None, under: str = "") -> Count:
+        """The sum, of what runs or by a convention, of the whole model or of what lies under a module's name.
+
+        Raises:
+            ValueError: an unknown convention.
+        """
+        if convention is not None and convention not in CONVENTIONS:
+            raise ValueError(f"convention must be one of {', '.join(CONVENTIONS)} or None, got {convention!r}")
+        inside = [cost for cost in self.modules if not under or f"{cost.name}.".startswith(f"{under}.")]
+        return sum((c.executed if convention is None else c.by_convention[convention] for c in inside), Count())
+
+
+@dataclass
+class _Record:
+    """What a forward pass showed of a module: shapes of its first call, and multiply-adds of all."""
+
+    input_shape: torch.Size | None = None
+    output_shape: torch.Size | None = None
+    calls: int = 0
+    executed: int = 0
+    paper: int = 0
+
+
+def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = None) -> ModelCost:
+    """Counts a model from the shapes of one forward pass in which nothing is computed.
+
+    Args:
+        model: of convolutions, linear layers and `HaloAttention`; on any device, left as it was. Multiplications
+            in modules of other kinds are not seen.
+        input_size: (channels, height, width) of the image; by default that of the model's `default_cfg`.
+
+    Raises:
+        ValueError: no input_size where the model has no `default_cfg`, or one that is not three positive ints.
+    """
+    shape = _checked_size(model, input_size)
+    records = {name: _Record() for name, _ in model.named_modules()}
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    with _shapes_only(model, records), torch.no_grad():
+        functional_call(model, on_meta, (torch.empty(1, *shape, device="meta"),))
+    seen: set[int] = set()
+    costs = [_module_cost(name, module, records[name], seen) for name, module in model.named_modules()]
+    return ModelCost(tuple(cost for cost in costs if cost.calls or cost.executed.parameters), shape)
+
+
+def attention_axes(layer: HaloAttention, size: tuple[int, int]) -> tuple[Axis, Axis]:
+    """How a layer cuts a map of (H, W) into blocks, along its height and its width."""
+    height, width = (
+        Axis(
+            size=pixels,
+            block=block,
+            halo=halo,
+            stride=layer.query_stride,
+            relative_stride=layer.query_stride,
+            border=layer.border,
+            window=layer.window,
+        )
+        for pixels, block, halo in zip(size, layer.block_size, layer.halo_size, strict=True)
+    )
+    return height, width
+
+
+def _checked_size(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    if input_size is None:
+        config = getattr(model, "default_cfg", None)
+        if config is None:
+            raise ValueError(f"input_size must be given for a {type(model).__name__} without default_cfg, got None")
+        input_size = config["input_size"]
+    if len(input_size) != 3 or any(not isinstance(size, int) or size < 1 for size in input_size):
+        raise ValueError(f"input_size must be (channels, height, width), each positive, got {input_size!r}")
+    channels, height, width = input_size
+    return channels, height, width
+
+
+@contextmanager
+def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None]:
+    """For one forward pass: modules in evaluation mode, each recording what it does, and attention that only says
+    the shape of its output, since the pass needs no more and not every backend knows the meta device."""
+    training = {module: module.training for module in model.modules()}
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | HaloAttention):
+                stack.callback(module.register_forward_hook(_recorder(records[name])).remove)
+            if isinstance(module, HaloAttention):
+                # An attribute of the instance stands before the method of the class until it is deleted.
+                object.__setattr__(module, "attend", _empty_output)
+                stack.callback(object.__delattr__, module, "attend")
+        model.eval()
+        try:
+            yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+
+def _empty_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+def _recorder(record: _Record) -> Any:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not record.calls:
+            record.input_shape, record.output_shape = inputs[0].shape, output.shape
+        record.calls += 1
+        if isinstance(module, HaloAttention):
+            record.executed += _executed_attention(module, inputs[0].shape)
+            record.paper += _paper_attention(module, inputs[0].shape)
+        elif isinstance(module, nn.Conv2d):
+            kernel = prod(module.kernel_size) * module.in_channels // module.groups
+            record.executed += output.numel() * kernel
+            record.paper += output.numel() * kernel
+        elif isinstance(module, nn.Linear):
+            record.executed += output.numel() * module.in_features
+            record.paper += output.numel() * module.in_features
+
+    return hook
+
+
+def _executed_attention(layer: HaloAttention, shape: torch.Size) -> int:
+    """Products of the reference backend: every query of the extended map with its whole neighbourhood."""
+    axes = attention_axes(layer, (shape[-2], shape[-1]))
+    queries = shape[0] * prod(axis.num_blocks * axis.queries_per_block for axis in axes)
+    keys = prod(axis.neighborhood for axis in axes)
+    has_tables = layer.relative in ("split", "full")
+    position = sum(axis.neighborhood for axis in axes) * layer.dim_qk if has_tables else 0
+    return queries * (keys * (layer.dim_qk + layer.dim_out) + position)
+
+
+def _paper_attention(layer: HaloAttention, shape: torch.Size) -> int:
+    """The papers' formula: queries of the map, n_q * (k^2 * (d_qk + d_v) + (2k - 1) * table channels an axis).
+
+    With pixel-centred windows k is the window, which has k offsets an axis.
+    """
+    axes = attention_axes(layer, (shape[-2], shape[-1]))
+    queries = shape[0] * prod(axis.queries for axis in axes)
+    keys = prod(axis.window or axis.neighborhood for axis in axes)
+    position = 0
+    if layer.relative in ("split", "full"):
+        for axis, table in zip(axes, (layer.height_table, layer.width_table), strict=True):
+            assert table is not None
+            position += (axis.window or 2 * axis.neighborhood - 1) * table.shape[1] * layer.num_heads
+    return queries * (keys * (layer.dim_qk + layer.dim_out) + position)
+
+
+def _module_cost(name: str, module: nn.Module, record: _Record, seen: set[int]) -> ModuleCost:
+    own = [(key, tensor) for key, tensor in module.named_parameters(recurse=False) if id(tensor) not in seen]
+    seen.update(id(tensor) for _, tensor in own)
+    parameters = sum(tensor.numel() for _, tensor in own)
+    return ModuleCost(
+        name=name,
+        kind=type(module).__name__,
+        input_size=_last_two(record.input_shape),
+        output_size=_last_two(record.output_shape),
+        calls=record.calls,
+        executed=Count(parameters, record.executed),
+        by_convention={
+            "halonet": Count(parameters + _dead_rows(module), record.paper),
+            "botnet": Count(_weights(module, own), record.paper),
+        },
+    )
+
+
+def _dead_rows(module: nn.Module) -> int:
+    """Entries of the 2 * halo rows of each table that a paper counts and no query can reach, which we do not store."""
+    if not isinstance(module, HaloAttention) or module.relative not in ("split", "full") or module.window is not None:
+        return 0
+    tables = (module.height_table, module.width_table)
+    return sum(
+        2 * halo * table.shape[1] for halo, table in zip(module.halo_size, tables, strict=True) if table is not None
+    )
+
+
+def _weights(module: nn.Module, own: Iterable[tuple[str, Tensor]]) -> int:
+    kept = {nn.Conv2d: ("weight",), nn.Linear: ("weight", "bias")}.get(type(module), ())
+    return sum(tensor.numel() for key, tensor in own if key in kept)
+
+
+def _last_two(shape: torch.Size | None) -> tuple[int, int] | None:
+    return None if shape is None else (int(shape[-2]), int(shape[-1]))
