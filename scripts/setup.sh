@@ -11,7 +11,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 venv=$1
 extras=$2
 busy=$venv/.installing        # exists while packages are being written: left behind only by a killed run
-log=$venv/.setup.log
+log=$venv/.setup.log          # all that pip says, gone when it succeeds
+errors=$venv/.setup.errors
 
 fail() {
     printf 'halonet: %s\n' "$1" >&2
@@ -81,22 +82,23 @@ version_of() {
 # Turns pip's pages of trouble into one line.
 explain_pip() {
     local needle='Temporary failure in name resolution|Failed to establish a new connection|Max retries exceeded|ProxyError|Cannot connect to proxy|ConnectTimeout|Read timed out|NewConnectionError|ConnectionReset|Connection refused|SSLError|Network is unreachable'
-    if grep -q 'No space left on device' "$log"; then
+    if grep -qs 'No space left on device' "$log"; then
         fail "the disk is full: the environment takes about 6 GB in $venv (details: $log)"
-    elif grep -Eq "$needle" "$log"; then
+    elif grep -Eqs "$needle" "$log"; then
         fail "the package registry cannot be reached: check the network, the proxy and 'pip config list' (details: $log)"
     fi
-    fail "pip could not install: $(grep '^ERROR' "$log" | tail -n 1 | cut -c8-200) (details: $log)"
+    fail "pip could not install: $(grep -s '^ERROR' "$errors" | tail -n 1 | cut -c8-200) (details: $log)"
 }
 
 install() {
     local quiet=()
     [ -t 1 ] || quiet=(--quiet)
-    "$venv/bin/python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check --no-input -c constraints.txt "$@" \
-        2>"$log" || explain_pip
+    "$venv/bin/python" -m pip install ${quiet[@]+"${quiet[@]}"} --disable-pip-version-check --no-input -c constraints.txt --log "$log" "$@" \
+        2>"$errors" || explain_pip
 }
 
 make_venv
+rm -f "$log"
 echo "halonet: installing into $venv ($(version_of "$venv/bin/python" | sed 's/^/Python /'); the first time about 6 GB, a few minutes)"
 # On a signal the mark stays, so that the next run does not trust what was half written; an orderly failure clears it.
 trap 'exit 130' INT TERM HUP
@@ -105,4 +107,4 @@ trap 'status=$?; [ $status -ge 128 ] || rm -f "$busy"; exit $status' EXIT
 # The build tool first and pinned too, so that nothing unpinned is fetched behind pip's back.
 install "setuptools>=77.0.3"
 install --no-build-isolation -e ".[$extras]"
-rm -f "$log"
+rm -f "$log" "$errors"
