@@ -1,5 +1,6 @@
 """Low precision, autocast, memory layouts. Errors are bounded by what plain eager code of the same dtype makes."""
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from halonet.ops import local_attention
 from tests.ops.cases import BACKENDS, CASES, Case, assert_same, call, output_and_gradients
 from tests.ops.pixel_loop import pixel_loop
 
-_ROOMY = Case(map_size=(7, 6), block_size=4, halo_size=2, relative=True, bias=True, key_dim=8, value_dim=10, batch=2)
+_ROOMY = Case(map_size=(6, 5), block_size=4, halo_size=1, relative=True, bias=True, key_dim=8, value_dim=10)
 
 DTYPE_CASES = {
     "zeros": _ROOMY,
@@ -31,10 +32,12 @@ def assert_error_at_most_twice(actual, eager, exact, *, dtype):
         assert error <= allowed + band, f"{name}: error {error:.3g}, allowed {allowed:.3g} + {band:.3g}"
 
 
-def rounded(case: Case, dtype):
-    """The case's tensors in `dtype`, and the same numbers in float64."""
-    low = case.tensors(dtype=dtype)
-    return low, {name: tensor.detach().double().requires_grad_() for name, tensor in low.items()}
+@functools.cache
+def exact_of(name: str, dtype):
+    """The loop in float64 on the numbers that the case has in `dtype`."""
+    case = DTYPE_CASES[name]
+    double = {key: tensor.detach().double().requires_grad_() for key, tensor in case.tensors(dtype=dtype).items()}
+    return output_and_gradients(pixel_loop, double, **case.arguments)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -43,8 +46,7 @@ def rounded(case: Case, dtype):
 def test_error_is_at_most_twice_that_of_eager(name, dtype, backend):
     """Eager code is the loop itself for the reference backend, and the reference backend for the others."""
     case = DTYPE_CASES[name]
-    low, double = rounded(case, dtype)
-    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    low, exact = case.tensors(dtype=dtype), exact_of(name, dtype)
     if backend == "reference":
         eager = output_and_gradients(pixel_loop, low, **case.arguments)
     else:
@@ -55,19 +57,22 @@ def test_error_is_at_most_twice_that_of_eager(name, dtype, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["mask-extra", "circular-window"])
 def test_large_logits_stay_finite(name, dtype, backend):
     """A softmax that does not subtract its maximum overflows here, and masks that are merely large leak."""
     case = replace(DTYPE_CASES[name], options={**DTYPE_CASES[name].options, "scale": 30.0})
-    low, double = rounded(case, dtype)
-    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    low = case.tensors(dtype=dtype)
     actual = output_and_gradients(local_attention, low, **case.arguments, backend=backend)
     assert all(tensor.isfinite().all() for tensor in actual.values())
-    assert (actual["output"].double().abs() <= double["value"].abs().max() * 1.01 + 10).all()
-    # Rounding a logit of about 100 in bfloat16 moves it by up to 0.5: only single precision is compared closely.
-    if dtype == torch.float32:
-        torch.testing.assert_close(actual["output"].double(), exact["output"], rtol=1e-3, atol=1e-3)
+    largest = max(tensor.abs().max() for key, tensor in low.items() if "value" in key)
+    assert (actual["output"].abs() <= 1.05 * largest).all()  # a weighted mean
+    # Rounding a logit of about 100 in bfloat16 moves it by up to 0.5: only the wider types are compared closely.
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-3}.get(dtype)
+    if tolerance:
+        double = {key: tensor.detach().double() for key, tensor in low.items()}
+        exact = {"output": call(pixel_loop, double, **case.arguments)}
+        torch.testing.assert_close(actual["output"].double(), exact["output"], rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -80,7 +85,7 @@ def test_autocast(name, maps, backend):
     for map_name in ("query", "key", "value"):
         tensors[map_name] = tensors[map_name].detach().to(maps).requires_grad_()
     double = {key: tensor.detach().double().requires_grad_() for key, tensor in tensors.items()}
-    exact = output_and_gradients(local_attention, double, **case.arguments, backend="reference")
+    exact = output_and_gradients(pixel_loop, double, **case.arguments)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         actual = output_and_gradients(local_attention, tensors, **case.arguments, backend=backend)
     assert actual["output"].dtype == torch.bfloat16
