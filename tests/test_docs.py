@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+import halonet
 from halonet.cli import COMMANDS, setting_names
 
 ROOT = Path(__file__).parents[1]
@@ -71,6 +73,29 @@ def test_commands_exist(page: Path) -> None:
             options = [word[2:].split("=")[0] for word in command if word.startswith("--")]
             known = {*setting_names(), *plain}
             wrong += [name for name in options if name not in known and not name.startswith("model.overrides.")]
+    assert wrong == []
+
+
+def sizes_in_tables() -> list[tuple[str, str]]:
+    """(model, parameters as docs/models.md gives them, in full or in millions) of its tables' lines."""
+    found = []
+    for line in (ROOT / "docs" / "models.md").read_text(encoding="utf-8").splitlines():
+        name = re.match(r"\| `([\w{,}]+)`", line)
+        if name is not None:
+            cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+            full = [cell for cell in cells if re.fullmatch(r"\d+(,\d{3})+", cell)]
+            found.append((re.sub(r"\{(\d+).*", r"\1", name[1]), (full or cells)[-1]))
+    return found
+
+
+def test_sizes_in_tables() -> None:
+    wrong = []
+    for name, told in sizes_in_tables():
+        with torch.device("meta"):
+            count = sum(parameter.numel() for parameter in halonet.create_model(name).parameters())
+        if told not in (f"{count:,}", f"{count / 1e6:.2f}"):
+            wrong.append(f"{name}: {told} is told, {count:,} is so")
+    assert len(sizes_in_tables()) > 15
     assert wrong == []
 
 
