@@ -97,8 +97,8 @@ def _one_line(error: Exception) -> str | None:
     return " ".join(lines)
 
 
-def _nearest(name: str, names: Sequence[str] | Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.5)
+def _nearest(name: str, names: Sequence[str] | Mapping[str, Any], *, cutoff: float = 0.5) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=cutoff)
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 
@@ -133,7 +133,7 @@ def _refuse_unknown(name: str, where: str, options: Sequence[str] = ()) -> None:
         return
     # --lr means optim.lr: the last part alone may be what was remembered.
     same_end = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
-    hint = f", did you mean {' or '.join(same_end[:3])}?" if same_end else _nearest(name, known)
+    hint = f", did you mean {' or '.join(same_end[:3])}?" if same_end else _nearest(name, known, cutoff=0.7)
     raise UsageError(f"{where}: no setting {name!r}{hint}")
 
 
@@ -224,7 +224,7 @@ def _with_base_config(arguments: Sequence[str], given: Sequence[str]) -> list[st
 
 def _option_values(arguments: Sequence[str]) -> dict[str, str]:
     values: dict[str, str] = {}
-    for token, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for token, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if token.startswith("--"):
             name, equals, value = token[2:].partition("=")
             values[name] = value if equals else following
@@ -237,7 +237,12 @@ def _tidy(message: str) -> str:
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     message = re.sub(r"<class '(\w+)'>", r"\1", message)
     message = message.replace("typing.Literal", "one of ").replace("Expected a ", "expected ")
-    return re.sub(r"\. Got value: ", ", got ", message)
+    message = re.sub(r"\. Got value: ", ", got ", message)
+    union = re.fullmatch(r"(.*): Does not validate against any of the Union subtypes .* Given value: (.*)", message)
+    if union is None:
+        return message
+    kinds = [kind.replace("NoneType", "null") for kind in re.findall(r"- expected (one of \[.*?\]|\w+)", message)]
+    return f"{union[1]}: expected {' or '.join(kinds)}, got {union[2]}"
 
 
 # --- commands
@@ -253,10 +258,12 @@ def _fit(arguments: Sequence[str]) -> int:
 
     checkpoint = values["ckpt_path"] and resolve_checkpoint(values["ckpt_path"], out=config.out)
     try:
-        print(fit(config, checkpoint=checkpoint))
+        folder = fit(config, checkpoint=checkpoint)
     except Interrupted as interrupted:
         print(f"\n{interrupted}", file=sys.stderr)
         return 130
+    if folder is not None:
+        print(folder)
     return 0
 
 

@@ -33,7 +33,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise ValueError(f"ckpt_path: no checkpoint at {path}")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except PermissionError:
         raise
     # torch.load reports a damaged or foreign file as one of several unrelated types.
     except Exception as error:

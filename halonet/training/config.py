@@ -78,8 +78,8 @@ class TrainerConfig:
         max_epochs: passes over the training data
         accelerator: auto, cpu, gpu, mps
         devices: how many, a list as in "0,1", or auto: all
-        num_nodes: machines
-        strategy: auto, ddp, fsdp
+        num_nodes: how many machines
+        strategy: auto, ddp
         precision: 32-true, bf16-mixed, 16-mixed
         accumulate_grad_batches: batches summed into one step
         gradient_clip_val: largest norm of all gradients; null: not clipped

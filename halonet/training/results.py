@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 import halonet
@@ -33,12 +34,19 @@ class Predictions:
         return float((self.probabilities.argmax(1) == self.labels).float().mean())
 
 
+def first_process() -> bool:
+    """Whether this is the process that writes; the others of a run on several devices only compute."""
+    return (rank_zero_only.rank or 0) == 0
+
+
 def new_run_folder(config: RunConfig, *, data_name: str) -> Path:
-    """OUT/NAME/DATE_TIME, made now; a number is added where two runs start in the same second."""
+    """OUT/NAME/DATE_TIME, made now by the first process; a number is added where two runs start in the same second."""
     parent = Path(config.out) / (config.name or f"{config.model.name}-{data_name}")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1, 1000):
         folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
+        if not first_process():
+            return folder
         try:
             folder.mkdir(parents=True)
         except FileExistsError:

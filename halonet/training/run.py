@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from halonet.data import ImageSource, Preprocessing, open_source
@@ -22,10 +24,11 @@ from halonet.training.checkpointing import (
     read_checkpoint,
 )
 from halonet.training.config import RunConfig
-from halonet.training.files import CONFIG, run_folder_of
+from halonet.training.files import BEST, CONFIG, run_folder_of
 from halonet.training.results import (
     draw_pictures,
     environment,
+    first_process,
     new_run_folder,
     predict_test,
     write_config,
@@ -38,8 +41,9 @@ class Interrupted(Exception):
     """Ctrl-C ended a training; the text says where, and the command that goes on."""
 
 
-def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path:
-    """Train, test with the best weights, leave a results folder, and return it.
+def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
+    """Train, test with the best weights, leave a results folder, and return it (None in processes that only
+    compute).
 
     checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's. Raises
     ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
@@ -49,29 +53,20 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path:
     if checkpoint is not None:
         check_fits(checkpoint, parts.task, model_name=config.model.name)
     folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.source.name)
-    write_config(config, folder)
-    talks = config.trainer.progress != "none"
-    if talks:
-        _introduce(parts, config, folder)
+    if first_process():
+        write_config(config, folder)
+        if config.trainer.progress != "none":
+            _introduce(parts, config, folder)
 
     history, interruption = History(), NoteInterruption()
     keeper = KeepLastAndBest(folder / "checkpoints")
-    version = len(list((folder / "logs").glob("version_*")))
-    trainer = make_trainer(
-        config.trainer,
-        callbacks=[
-            ReseedEveryEpoch(config.seed),
-            history,
-            *voices(history, progress=config.trainer.progress),
-            interruption,
-            keeper,
-        ],
-        logger=[
-            CSVLogger(folder, name="logs", version=f"version_{version}"),
-            TensorBoardLogger(folder, name="logs", version=f"version_{version}"),
-        ],
-        plugins=[AtomicCheckpointIO()],
-    )
+    callbacks = [history, *voices(history, progress=config.trainer.progress), interruption, keeper]
+    try:
+        trainer = _trainer_for(config, folder, callbacks)
+    except ValueError:
+        if checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)  # made above, and nothing but the refused settings in it
+        raise
     heed = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
@@ -83,12 +78,15 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path:
     finally:
         signal.signal(signal.SIGINT, heed)
 
-    parts.task.load_state_dict(read_checkpoint(keeper.best)["state_dict"])
+    # The other processes of a run on several devices do not know the folder of the first.
+    folder = Path(trainer.strategy.broadcast(str(folder)))
+    parts.task.load_state_dict(read_checkpoint(folder / "checkpoints" / BEST)["state_dict"])
     tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
         _leave_results(parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
-    return folder
+        return folder
+    return None
 
 
 def evaluate(
@@ -118,6 +116,17 @@ def evaluate(
         "images": len(parts.source.splits[split]),
         **{name.split("/")[1]: value for name, value in figures.items()},
     }
+
+
+def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
+    # Going on adds a version; Lightning would empty one that exists.
+    version = f"version_{len(list((folder / 'logs').glob('version_*')))}"
+    return make_trainer(
+        config.trainer,
+        callbacks=[ReseedEveryEpoch(config.seed), *callbacks],
+        logger=[logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)],
+        plugins=[AtomicCheckpointIO()],
+    )
 
 
 def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
