@@ -60,7 +60,7 @@ def test_error_is_at_most_twice_that_of_eager(name, dtype, backend):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", ["mask-extra", "circular-window"])
 def test_large_logits_stay_finite(name, dtype, backend):
-    """A softmax that does not subtract its maximum overflows here, and masks that are merely large leak."""
+    """A softmax that does not subtract its maximum overflows here."""
     case = replace(DTYPE_CASES[name], options={**DTYPE_CASES[name].options, "scale": 30.0})
     low = case.tensors(dtype=dtype)
     actual = output_and_gradients(local_attention, low, **case.arguments, backend=backend)
@@ -73,6 +73,23 @@ def test_large_logits_stay_finite(name, dtype, backend):
         double = {key: tensor.detach().double() for key, tensor in low.items()}
         exact = {"output": call(pixel_loop, double, **case.arguments)}
         torch.testing.assert_close(actual["output"].double(), exact["output"], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"border": "mask"}, {"border": "circular"}, {"border": "mask", "window": 3}, {"border": "mask", "neighbors": 2}],
+    ids=str,
+)
+def test_masks_hold_however_low_the_logits(options, dtype, backend):
+    """Every key that is seen has the logit -1024: a mask that is merely a negative number would win over it."""
+    case = Case(map_size=(5, 7), block_size=4, halo_size=2, options={**options, "scale": 1.0}, key_dim=4, value_dim=2)
+    tensors = case.tensors(dtype=dtype, requires_grad=False)
+    tensors["query"], tensors["key"] = tensors["query"].fill_(16), tensors["key"].fill_(-16)
+    tensors["value"] = tensors["value"].fill_(1)
+    output = call(local_attention, tensors, **case.arguments, backend=backend)
+    torch.testing.assert_close(output, torch.ones_like(output), rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
