@@ -44,7 +44,7 @@ lint: $(VENV)/.dev-is-set-up
 	$(BIN)/mypy
 
 test: lint
-	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) -q
+	OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --maxprocesses 8 -q
 
 docs: $(VENV)/.train-is-set-up
 	$(BIN)/python docs/draw_mechanism.py
