@@ -17,10 +17,10 @@ from halonet.layers import HaloAttention
 
 # More columns than this would be too small to read; deep models show an even choice of their layers.
 MOST_COLUMNS = 6
-QUERY = "#00c2b2"
+QUERY, FRAME = "#00c2b2", "#3d9bff"
 # Weight as colour: nothing is clear glass over the darkened image, the largest is opaque.
 GLOW = ((0.85, 0.3, 0.0, 0.0), (1.0, 0.5, 0.05, 0.7), (1.0, 0.93, 0.5, 1.0))
-BRIGHTNESS = 0.45
+BRIGHTNESS = 0.55
 
 
 def attention_maps(
@@ -193,7 +193,10 @@ def _draw(image: Any, queries: list[tuple[int, int]], views: list[_LayerView]) -
     from matplotlib.figure import Figure
 
     rows, columns = len(queries), 1 + len(views)
-    figure = Figure(figsize=(1.9 * columns + 0.7, 2.05 * rows + 1.1), layout="constrained", dpi=150)
+    cell_height = min(max(1.85 * image.shape[0] / image.shape[1], 0.6), 4.0)
+    figure = Figure(
+        figsize=(max(1.9 * columns + 0.7, 6.5), (cell_height + 0.25) * rows + 1.1), layout="constrained", dpi=150
+    )
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -244,7 +247,7 @@ def _draw_attention(axis: Any, image: Any, query: tuple[int, int], view: _LayerV
     block, seen = _outlines(view.layer, query, (height, width), weights.shape)
     for ((top, left), (bottom, right)), style in ((block, "-"), (seen, (0, (4, 3)))):
         corner = (left - 0.5, top - 0.5)
-        frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor="white", lw=1.4, ls=style)
+        frame = Rectangle(corner, right - left, bottom - top, fill=False, edgecolor=FRAME, lw=1.8, ls=style)
         frame.set_clip_on(False)
         frame.set_zorder(3)  # over the picture's own border
         axis.add_patch(frame)
