@@ -55,6 +55,19 @@ def test_compiled_options(name, backend):
     check_compiled(name, backend, compiler="inductor")
 
 
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"window": 3, "border": "mask"}], ids=str)
+@pytest.mark.parametrize("relative", [True, False])
+def test_the_cpu_operator_keeps_what_it_declares(relative, options):
+    """Schema, shapes and strides without data, and gradients, as torch checks them for a custom operator."""
+    case = Case(map_size=(7, 6), block_size=4, halo_size=1, relative=relative, options=options)
+    tensors = case.tensors(dtype=torch.float32)
+    stride = options.get("stride", 1)
+    numbers = [4, 4, 1, 1, stride, stride, options.get("window", -1)]
+    inputs = (*(tensors.get(name) for name in ("query", "key", "value", "height_table", "width_table")), numbers)
+    operator = torch.ops.halonet.local_attention_cpu.default
+    torch.library.opcheck(operator, (*inputs, options.get("border", "zeros"), 0.5, 1.0))
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_one_graph_for_a_model_in_training(backend):
     """The op between two layers, under autocast, as a network calls it; sizes change from call to call."""

@@ -30,18 +30,19 @@ def test_output_and_gradients_equal_the_loop(name, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_gradients_of_the_maps_alone(backend):
-    """Tables and extra keys that ask for no gradient change nothing for the others."""
-    case = CASES["vision-longformer"]
-    expected = expected_of("vision-longformer")
+@pytest.mark.parametrize("name", ["vision-longformer", "relative"])
+@pytest.mark.parametrize("wanted", [("query", "key", "value"), ("value",), ("query",)], ids=str)
+def test_gradients_of_some_tensors_alone(wanted, name, backend):
+    """Tensors that ask for no gradient get none and change nothing for the others."""
+    case, expected = CASES[name], expected_of(name)
     tensors = case.tensors()
-    for name in ("bias", "extra_key", "extra_value", "extra_bias"):
-        tensors[name].requires_grad_(False)
+    for key, tensor in tensors.items():
+        tensor.requires_grad_(key in wanted)
     output = call(local_attention, tensors, **case.arguments, backend=backend)
     output.backward(gradient=weights_like(output))
-    actual = {"output": output.detach()} | {name: tensors[name].grad for name in ("query", "key", "value")}
-    assert_same(actual, {name: expected[name] for name in actual})
-    assert tensors["bias"].grad is None
+    actual = {"output": output.detach()} | {key: tensors[key].grad for key in wanted}
+    assert_same(actual, {key: expected[key] for key in actual})
+    assert all(tensor.grad is None for key, tensor in tensors.items() if key not in wanted)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -169,6 +169,21 @@ def test_any_memory_layout(name, layout, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["odd-map", "vision-longformer", "stride-2-odd-map"])
+def test_any_memory_layout_of_the_incoming_gradient(name, backend):
+    """A sum hands back one number seen as a map (stride 0), a permutation a transposed map."""
+    case = replace(CASES[name], batch=2)
+    for loss in (lambda out: out.sum(), lambda out: (out.permute(0, 3, 4, 1, 2).contiguous() ** 2).sum()):
+        tensors = case.tensors()
+        leaves = list(tensors.values())
+        output = call(local_attention, tensors, **case.arguments, backend=backend)
+        apart = output.detach().clone().requires_grad_()
+        incoming = torch.autograd.grad(loss(apart), apart)[0].clone(memory_format=torch.contiguous_format)
+        expected = torch.autograd.grad(output, leaves, incoming, retain_graph=True)
+        torch.testing.assert_close(torch.autograd.grad(loss(output), leaves), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["odd-map", "vision-longformer", "everything", "map-smaller-than-halo"])
 def test_inputs_are_left_alone_and_calls_repeat(name, backend):
     case = CASES[name]
