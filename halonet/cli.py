@@ -21,6 +21,8 @@ import halonet
 from halonet.training.config import RunConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+# What the extra `train` brings.
+EXTRAS = ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "torchmetrics", "yaml")
 
 
 class UsageError(ValueError):
@@ -86,6 +88,9 @@ def _one_line(error: Exception) -> str | None:
     if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
         where = getattr(error, "filename", None)
         return f"no space left on the disk{f' to write {where}' if where else ''}"
+    package = (getattr(error, "name", None) or "").split(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+        return f"this command needs {package}, which is not installed: pip install 'halonet[train]'"
     if not isinstance(error, ValueError | OSError):
         return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -163,6 +163,14 @@ def test_mistakes_in_a_recipe(text: str, told: str, tmp_path: Path, capsys: Capt
     assert told in error_line(capsys, "fit", "--config", str(path))
 
 
+def test_an_extra_that_is_not_installed() -> None:
+    """In a process of its own: modules that were imported with the extra must not be left behind."""
+    script = "import sys; sys.modules['lightning'] = None; from halonet.cli import main; sys.exit(main(['fit']))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    expected = "halonet: error: this command needs lightning, which is not installed: pip install 'halonet[train]'"
+    assert (done.returncode, done.stderr.strip()) == (2, expected)
+
+
 def test_defects_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(pattern: str) -> list[str]:
         raise RuntimeError("a defect")

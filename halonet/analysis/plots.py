@@ -23,7 +23,10 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
     figure, axes = _figure(1, 3, size=(13.0, 3.9))
     marker = "o" if len(epochs) < 3 else None
     for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], "accuracy", 100.0)):
-        for split, label, colour in (("train", "train (as augmented)", ORANGE), ("val", "validation", BLUE)):
+        for split, label, colour in (
+            ("train", "train (augmented, labels smoothed)", ORANGE),
+            ("val", "validation", BLUE),
+        ):
             values = [factor * row[f"{split}/{name}"] for row in history]
             axis.plot(epochs, values, color=colour, label=label, linewidth=2, marker=marker)
     axes[0, 0].set_title("Loss")
@@ -93,7 +96,8 @@ def _figure(rows: int, columns: int, *, size: tuple[float, float], least_width: 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(size[0], least_width), size[1]), layout="constrained", dpi=130)
-    figure.get_layout_engine().set(w_pad=0.08, h_pad=0.06)
+    layout: Any = figure.get_layout_engine()
+    layout.set(w_pad=0.08, h_pad=0.06)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -104,14 +108,13 @@ def _figure(rows: int, columns: int, *, size: tuple[float, float], least_width: 
 def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float]) -> None:
     best = max(range(len(values)), key=lambda i: (values[i], i))
     axis.plot(epochs[best], values[best], "o", color=BLUE, markersize=7)
-    axis.annotate(
-        f"{values[best]:.1f} % (epoch {int(epochs[best])})",
-        (epochs[best], values[best]),
-        xytext=(-6, -18),
-        textcoords="offset points",
-        ha="right" if best > len(values) / 2 else "left",
+    axis.text(
+        0.98,
+        0.04,
+        f"best on validation: {values[best]:.1f} % (epoch {int(epochs[best])})",
+        transform=axis.transAxes,
+        ha="right",
         color=BLUE,
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1.0},
     )
 
 

@@ -13,7 +13,7 @@ class DataConfig:
             embedded handwritten digits (1797 real 8x8 scans)
         batch_size: images per optimizer step and device
         num_workers: loading processes; null: 0 for the digits, up to 8 for a folder
-        img_size: side in pixels the network sees; null: the model's own
+        img_size: side in pixels the network sees; null: 16 for the digits, the model's own for a folder
         in_chans: 1 for grey, 3 for colour; null: 1 for the digits, 3 for a folder
         val_fraction: share of each class held out to choose by, where the data have no val/ of their own
         test_fraction: share of each class held out to judge by, where a folder is not split already

@@ -1,6 +1,7 @@
 """Items, labels and a transform as a map-style data set whose randomness can be repeated."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,11 +33,10 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         number = index % len(self)
         item = self.split.items[number]
-        image = (
-            read_image(item, in_chans=self.in_chans)
-            if not hasattr(item, "convert")
-            else to_mode(item, in_chans=self.in_chans)
-        )
+        if isinstance(item, Path):
+            image = read_image(item, in_chans=self.in_chans)
+        else:
+            image = to_mode(item, in_chans=self.in_chans)
         with seeded(self.seed * 1_000_003 + index):
             tensor = self.transform(image)
         return tensor, self.split.labels[number]

@@ -29,7 +29,7 @@ class ImageSource:
     name: short, for the run's name. class_names: one a class index. in_chans: 1 or 3. mean, std: of values in
     0 to 1, one a channel; None where the model's own serve. augment: what suits it. test_is_val: the set
     holds no test part, so that its validation part is used twice. crop_pct: share of the resized picture that
-    the centre crop keeps; None: the model's own.
+    the centre crop keeps; img_size: side in pixels it is shown at; None: the model's own.
     """
 
     name: str
@@ -40,6 +40,7 @@ class ImageSource:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     crop_pct: float | None = None
+    img_size: int | None = None
     test_is_val: bool = False
 
     @property

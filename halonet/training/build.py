@@ -43,7 +43,7 @@ def build(config: RunConfig) -> Parts:
         config.model.name,
         num_classes=source.num_classes,
         in_chans=source.in_chans,
-        img_size=config.data.img_size,
+        img_size=config.data.img_size or source.img_size,
         drop_rate=config.model.drop_rate,
         drop_path_rate=config.model.drop_path_rate,
         **config.model.overrides,
@@ -56,7 +56,8 @@ def build(config: RunConfig) -> Parts:
             notes.append(f"new classifier for {source.num_classes} classes")
         if report.resized:
             notes.append(f"{len(report.resized)} position tables resized")
-    preprocessing = preprocessing_for(source, config=config.data, card=dict(model.default_cfg))
+    card: Any = model.default_cfg
+    preprocessing = preprocessing_for(source, config=config.data, card=dict(card))
     return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=notes)
 
 
@@ -92,7 +93,7 @@ def preprocessing_for(source: ImageSource, *, config: DataConfig, card: dict[str
         # A colour card on grey pictures: the mean over its channels.
         mean, std = (sum(mean) / len(mean),) * source.in_chans, (sum(std) / len(std),) * source.in_chans
     return Preprocessing(
-        img_size=config.img_size or int(card["input_size"][-1]),
+        img_size=config.img_size or source.img_size or int(card["input_size"][-1]),
         in_chans=source.in_chans,
         mean=mean,
         std=std,

@@ -1,9 +1,8 @@
 """The classification task: loss, metrics, optimizer."""
 
-from typing import Any
-
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
@@ -60,10 +59,11 @@ class ClassificationTask(lightning.LightningModule):
             values["top5"] = (logits.topk(5, dim=1).indices == labels[:, None]).any(1).float()
         for name, value in values.items():
             metric = self.means[f"{split}_{name}"]
+            assert isinstance(metric, MeanMetric)
             metric.update(value)
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name != "top5")
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of `optim`, with the schedule stepped every optimizer step."""
         groups = parameter_groups(self.model, weight_decay=self.optim.weight_decay)
         optimizer: torch.optim.Optimizer

@@ -1,6 +1,7 @@
 """Loaders for a trainer."""
 
 import os
+from typing import Any
 
 import lightning.pytorch as lightning
 import torch
@@ -72,7 +73,8 @@ class ImageDataModule(lightning.LightningDataModule):
         )
         if trainer:
             # A run that goes on draws its first batches before Lightning tells samplers the epoch.
-            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
+            progress: Any = trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         # A left-over batch of one image would break batch norm; a set smaller than one batch is still used.
         return self._loader(dataset, sampler=sampler, drop_last=len(sampler) >= self.config.batch_size)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import halonet
 from halonet.files import replacing
+from halonet.layers import HaloAttention
 from halonet.models.checkpoints import save_weights
 from halonet.training.config import RunConfig
 from halonet.training.datamodule import ImageDataModule
@@ -36,7 +37,7 @@ class Predictions:
 
 def first_process() -> bool:
     """Whether this is the process that writes; the others of a run on several devices only compute."""
-    return (rank_zero_only.rank or 0) == 0
+    return (getattr(rank_zero_only, "rank", 0) or 0) == 0
 
 
 def new_run_folder(config: RunConfig, *, data_name: str) -> Path:
@@ -116,7 +117,7 @@ def draw_pictures(
     attention has no attention.png)."""
     from halonet.analysis.plots import plot_curves, plot_predictions
 
-    dataset = data.dataset("test")
+    dataset, preprocessing = data.dataset("test"), data.preprocessing
     chosen = _worth_showing(predictions)
     tensors = [dataset[i][0] for i in chosen]
     names = data.source.class_names
@@ -137,7 +138,9 @@ def draw_pictures(
 
         sure = int(predictions.probabilities.max(1).values.argmax())
         image = dataset[sure][0][None].to(next(model.parameters()).device)
-        drawings["attention.png"] = lambda path: plot_attention(model, image, _query_pixels(image[0]), path)
+        drawings["attention.png"] = lambda path: plot_attention(
+            model, image, _query_pixels(image[0]), path, mean=preprocessing.mean, std=preprocessing.std
+        )
     for name, draw in drawings.items():
         with replacing(folder / name) as beside:
             draw(beside)
@@ -175,7 +178,7 @@ def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
 
 
 def _has_attention(model: nn.Module) -> bool:
-    return any(hasattr(module, "attend") and hasattr(module, "halo_size") for module in model.modules())
+    return any(isinstance(module, HaloAttention) for module in model.modules())
 
 
 def _query_pixels(image: Tensor) -> list[tuple[int, int]]:

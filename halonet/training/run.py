@@ -95,7 +95,7 @@ def evaluate(
     """Loss, accuracy and top-5 accuracy of a safetensors file or a checkpoint (exactly one) on one part of
     `config.data`.
 
-    Raises ValueError if the classes of the weights are not those of the data.
+    Runs on one device. Raises ValueError if the classes of the weights are not those of the data.
     """
     if (weights is None) == (checkpoint is None):
         raise ValueError(f"expected --weights or --ckpt_path, got {'neither' if weights is None else 'both'}")
@@ -106,7 +106,9 @@ def evaluate(
     else:
         assert weights is not None
         parts = _parts_from_weights(config, weights)
-    trainer = make_trainer(config.trainer, logger=False, enable_checkpointing=False)
+    # On several devices the last images would be counted twice, and a run's own settings may be of a larger machine.
+    one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
+    trainer = make_trainer(one_device, logger=False, enable_checkpointing=False)
     run = trainer.validate if split == "val" else trainer.test
     figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
     return {
@@ -140,7 +142,8 @@ def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
                 f"data.in_chans: {weights} reads {preprocessing.in_chans} channels, the data have {source.in_chans}"
             )
     else:
-        preprocessing = preprocessing_for(source, config=config.data, card=dict(model.default_cfg))
+        card: Any = model.default_cfg
+        preprocessing = preprocessing_for(source, config=config.data, card=dict(card))
     return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=[])
 
 

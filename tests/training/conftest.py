@@ -11,16 +11,7 @@ from PIL import Image
 from halonet.cli import main
 
 Fit = Callable[..., Path]
-SMALL = (
-    "--trainer.accelerator",
-    "cpu",
-    "--trainer.progress",
-    "lines",
-    "--data.img_size",
-    "16",
-    "--data.batch_size",
-    "16",
-)
+SMALL = ("--trainer.accelerator=cpu", "--trainer.progress=lines", "--data.batch_size=16")
 
 
 def run(*arguments: object) -> int:

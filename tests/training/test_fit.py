@@ -1,7 +1,10 @@
 """Whole runs through the command line: what they leave, that they go on, and what they say when interrupted."""
 
 import json
+import os
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +157,7 @@ def test_ctrl_c_before_the_first_epoch_ends(
     assert "no epoch is finished yet" in said[-2]
     config = shlex.split(said[-1])[-1]
     assert said[-1] == f"halonet fit --config {config}"
-    assert yaml.safe_load(Path(config).read_text())["data"]["img_size"] == 16
+    assert yaml.safe_load(Path(config).read_text())["data"]["batch_size"] == 16
 
 
 def test_any_folder_of_pictures_and_then_its_classes_only(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,3 +191,13 @@ def test_the_default_learns_the_digits(capsys: pytest.CaptureFixture[str]) -> No
     assert run("fit") == 0
     folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
     assert json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] >= 0.97
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_folder() -> None:
+    options = ("--config", "smoke", "--out", "both", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp")
+    command = [sys.executable, "-m", "halonet", "fit", *options, "--trainer.devices", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(halonet.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
+    assert done.stdout.strip().splitlines()[-1] == str(only_run(Path("both")))
+    assert (only_run(Path("both")) / "metrics.json").is_file()
