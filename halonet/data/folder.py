@@ -1,5 +1,7 @@
 """Image folders: a sub-folder a class, split already (train/, val/, test/) or not."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from halonet.data.images import IMAGE_SUFFIXES
@@ -83,8 +85,16 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Image files in `folder` and its sub-folders, in any order; no file is opened or asked for its status."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
 def _has_image(folder: Path) -> bool:
-    return any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*"))
+    return next(_images_below(folder), None) is not None
 
 
 def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
@@ -98,11 +108,7 @@ def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
     items: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(class_names):
-        files = sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and not path.name.startswith(".")
-        )
+        files = sorted(_images_below(folder / name))
         items.extend(files)
         labels.extend([label] * len(files))
     return SplitItems(items, labels)

@@ -5,6 +5,8 @@ import shlex
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -67,21 +69,19 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)  # made above, and nothing but the refused settings in it
         raise
-    heed = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:
-        # Lightning turns Ctrl-C into this.
+        with _ctrl_c_as_usual():
+            trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+    except KeyboardInterrupt:
         if interruption.at is None:
             raise
         raise Interrupted(_where(interruption.at, keeper, folder)) from None
-    finally:
-        signal.signal(signal.SIGINT, heed)
 
     # The other processes of a run on several devices do not know the folder of the first.
     folder = Path(trainer.strategy.broadcast(str(folder)))
     parts.task.load_state_dict(read_checkpoint(folder / "checkpoints" / BEST)["state_dict"])
-    tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
+    with _ctrl_c_as_usual():
+        tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
         _leave_results(parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
@@ -110,7 +110,8 @@ def evaluate(
     one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
     trainer = make_trainer(one_device, logger=False, enable_checkpointing=False)
     run = trainer.validate if split == "val" else trainer.test
-    figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
+    with _ctrl_c_as_usual():
+        figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
     return {
         "weights": str(weights or checkpoint),
         "data": parts.source.name,
@@ -118,6 +119,19 @@ def evaluate(
         "images": len(parts.source.splits[split]),
         **{name.split("/")[1]: value for name, value in figures.items()},
     }
+
+
+@contextmanager
+def _ctrl_c_as_usual() -> Iterator[None]:
+    """Undo what Lightning makes of Ctrl-C: it exits the process with status 1 and leaves the signal ignored."""
+    heed = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as stop:
+        raise KeyboardInterrupt from stop
+    finally:
+        if signal.getsignal(signal.SIGINT) is not heed:
+            signal.signal(signal.SIGINT, heed)
 
 
 def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
