@@ -115,6 +115,8 @@ class HaloAttention(nn.Module):
         """Queries, keys and values of a map: (B, C, H, W) -> (B, Hq, Wq, N, Dk), (B, H, W, N, Dk), (B, H, W, N, Dv)."""
         if self.relative == "absolute":
             x = self._add_absolute_position(x)
+        # The op reads whole pixels: with channels last in memory neither it nor the projections copy them about.
+        x = x.contiguous(memory_format=torch.channels_last)
         query = self._split_heads(self.query(x))
         key_value = self.key_value(x)
         key, value = key_value.split([self.dim_qk, self.dim_out], dim=1)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from halonet.ops.local_attention import sdpa_cpu
 from halonet.ops.local_attention.call import Call
 from halonet.ops.local_attention.geometry import NEIGHBOR_DIRECTIONS, Axis, Geometry
 
@@ -25,6 +26,8 @@ def refusal(call: Call) -> str | None:
 
 def run(call: Call) -> Tensor:
     """Local attention by `scaled_dot_product_attention` over gathered neighbourhoods: (B, Hq, Wq, N, Dv)."""
+    if sdpa_cpu.takes(call):
+        return sdpa_cpu.run(call)
     geometry = call.geometry
     query = _append_query_channels(call)  # (B, I, J, N, i, j, C)
     batch, down, across, heads, q_rows, q_columns, _ = query.shape

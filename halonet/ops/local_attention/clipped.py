@@ -1,0 +1,310 @@
+"""Local attention on a CPU: cache-sized tiles over clipped neighbourhoods, forward and backward.
+
+Three ideas (derived in NOTES.md):
+
+* A neighbourhood is clipped to the map, so border keys are never gathered. With border "zeros" they do take part,
+  but only through their position: the sum over all of them separates into rows times columns, and one virtual key
+  with that logit and value 0 stands for them all.
+* The position term is folded into the channels: queries carry a logit per key row and column, keys a one-hot row
+  and column, and one matrix product makes the whole logit.
+* Blocks are taken a few at a time into reused buffers that fit the cache, and the backward pass recomputes the
+  weights instead of keeping them. The memory beyond inputs, outputs and gradients is one tile.
+
+Shape letters as in `geometry`; u counts (block, head) pairs of a tile, Q its queries, K its keys, C folded channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from halonet.ops.local_attention.geometry import Axis, Geometry
+
+# Bytes of the logits of a tile: about the second-level caches of two present CPU cores.
+TILE_BYTES = 1 << 21
+HIDDEN = -1e30  # exp() of it is 0, and a few of them add up without overflow
+
+
+@dataclass(frozen=True)
+class Run:
+    """Consecutive blocks of an axis that see the same part of their neighbourhood.
+
+    first, count: the blocks; start: map pixel the first one's part begins at; offset, length: the part.
+    """
+
+    first: int
+    count: int
+    start: int
+    offset: int
+    length: int
+
+
+def axis_runs(axis: Axis) -> list[Run]:
+    """The runs of an axis: one for the inner blocks, further ones where the border clips."""
+    runs: list[Run] = []
+    for block in range(axis.num_blocks):
+        begin = block * axis.block - axis.halo
+        start, end = max(0, begin), min(axis.size, begin + axis.neighborhood)
+        if runs and (runs[-1].offset, runs[-1].length) == (start - begin, end - start):
+            last = runs[-1]
+            runs[-1] = Run(last.first, last.count + 1, last.start, last.offset, last.length)
+        else:
+            runs.append(Run(block, 1, start, start - begin, end - start))
+    return runs
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Some blocks of one pair of runs, of some images."""
+
+    images: slice
+    rows: slice  # blocks
+    columns: slice
+    key_rows: tuple[int, int]  # first map pixel and number of pixels the blocks reach together
+    key_columns: tuple[int, int]
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Images, rows and columns of blocks."""
+        images, rows, columns = (part.stop - part.start for part in (self.images, self.rows, self.columns))
+        return images, rows, columns
+
+
+class TileLoop:
+    """One pass over the tiles of one pair of runs: the buffers, and how a tile fills them."""
+
+    def __init__(
+        self,
+        maps: tuple[Tensor, Tensor, Tensor],
+        geometry: Geometry,
+        runs: tuple[Run, Run],
+        tables: Tensor | None,
+        scale: float,
+    ) -> None:
+        """Takes queries in blocks (B, I, J, i, j, N, D), key and value maps, and both position tables joined (R, D)."""
+        self.query, self.key, self.value = maps
+        self.geometry, self.runs, self.tables, self.scale = geometry, runs, tables, scale
+        self.heads, self.channels = self.query.shape[-2:]
+        self.height, self.width = runs[0].length, runs[1].length
+        self.query_width = geometry.columns.queries_per_block
+        self.real_keys = self.height * self.width
+        neighborhood = geometry.rows.neighborhood * geometry.columns.neighborhood
+        self.virtual = geometry.rows.border == "zeros" and self.real_keys < neighborhood
+        self.keys = self.real_keys + self.virtual
+        self.parts = [self.channels, self.height, self.width] + ([1] if self.virtual else [])
+        self.dtype = working_dtype(self.query)
+        self._plan()
+        self._allocate()
+
+    def _plan(self) -> None:
+        """Images, rows and columns of blocks a tile has, and query rows a step takes, for the tile to fit."""
+        rows = self.geometry.rows.queries_per_block
+        per_row = self.heads * self.query_width * self.keys * self.dtype.itemsize
+        self.step = max(1, min(rows, TILE_BYTES // per_row))
+        blocks = max(1, TILE_BYTES // (per_row * rows))
+        across = _even_share(self.runs[1].count, blocks)
+        down = _even_share(self.runs[0].count, blocks // across)
+        self.counts = (_even_share(self.key.shape[0], blocks // (across * down)), down, across)
+
+    def _allocate(self) -> None:
+        units, queries = math.prod(self.counts) * self.heads, self.step * self.query_width
+        folded = sum(self.parts)
+        self.key_buffer = torch.zeros(units, self.keys, folded, dtype=self.dtype)
+        one_hot = self.key_buffer[:, : self.real_keys, self.channels :].unflatten(1, (self.height, self.width))
+        one_hot[..., : self.height] = torch.eye(self.height, dtype=self.dtype)[:, None]
+        one_hot[..., self.height : self.height + self.width] = torch.eye(self.width, dtype=self.dtype)
+        if self.virtual:
+            self.key_buffer[:, -1, -1] = 1
+        self.value_buffer = torch.zeros(units, self.keys, self.value.shape[-1], dtype=self.dtype)
+        self.query_buffer = torch.empty(units, queries, folded, dtype=self.dtype)
+        self.score_buffer = torch.empty(units * queries * self.keys, dtype=self.dtype)
+
+    def tiles(self) -> Iterator[Tile]:
+        """The tiles, one after another."""
+        rows, columns = self.runs
+        for image in range(0, self.key.shape[0], self.counts[0]):
+            for down in range(0, rows.count, self.counts[1]):
+                for across in range(0, columns.count, self.counts[2]):
+                    yield Tile(
+                        images=slice(image, min(image + self.counts[0], self.key.shape[0])),
+                        rows=_blocks(rows, down, self.counts[1]),
+                        columns=_blocks(columns, across, self.counts[2]),
+                        key_rows=_pixels(rows, down, self.counts[1], self.geometry.rows.block),
+                        key_columns=_pixels(columns, across, self.counts[2], self.geometry.columns.block),
+                    )
+
+    def windows(self, map_: Tensor, tile: Tile) -> Tensor:
+        """The clipped neighbourhoods of a map, a view: (B, I, J, N, y, x, D)."""
+        part = map_[tile.images].narrow(1, *tile.key_rows).narrow(2, *tile.key_columns)
+        part = part.unfold(1, self.height, self.geometry.rows.block)
+        return part.unfold(2, self.width, self.geometry.columns.block).permute(0, 1, 2, 3, 5, 6, 4)
+
+    def as_windows(self, keys: Tensor, tile: Tile) -> Tensor:
+        """(u, K, D) of a tile's real keys, seen as `windows` of D channels."""
+        real = keys[:, : self.real_keys].unflatten(1, (self.height, self.width))
+        return real.unflatten(0, (*tile.counts, self.heads))
+
+    def load_keys(self, tile: Tile) -> tuple[Tensor, Tensor]:
+        """Copies a tile's keys, scaled, and values to the buffers: (u, K, C) and (u, K, Dv)."""
+        units = math.prod(tile.counts) * self.heads
+        key, value = self.key_buffer[:units], self.value_buffer[:units]
+        content = self.as_windows(key, tile)[..., : self.channels]
+        content.copy_(self.windows(self.key, tile))
+        content.mul_(self.scale)
+        self.as_windows(value, tile).copy_(self.windows(self.value, tile))
+        return key, value
+
+    def query_rows(self) -> Iterator[slice]:
+        """Rows of a block's queries that are taken together."""
+        rows = self.geometry.rows.queries_per_block
+        return (slice(first, min(first + self.step, rows)) for first in range(0, rows, self.step))
+
+    def take_queries(self, blocks: Tensor, tile: Tile, rows: slice) -> Tensor:
+        """The queries of a tile in (B, I, J, i, j, N, D), a view with the heads before: (B, I, J, N, i, j, D)."""
+        return blocks[tile.images, tile.rows, tile.columns, rows].permute(0, 1, 2, 5, 3, 4, 6)
+
+    def load_queries(self, tile: Tile, rows: slice) -> tuple[Tensor, Position]:
+        """Copies and folds a tile's queries: (u, Q, C), and the position terms that went into them."""
+        query = self.take_queries(self.query, tile, rows)
+        folded = self.query_buffer[: math.prod(tile.counts) * self.heads, : query.shape[4:6].numel()]
+        parts = folded.split(self.parts, dim=-1)
+        parts[0].unflatten(1, query.shape[4:6]).unflatten(0, query.shape[:4]).copy_(query)
+        position = Position(self, parts[0], rows)
+        parts[1].unflatten(1, query.shape[4:6]).copy_(position.inside_rows)
+        parts[2].unflatten(1, query.shape[4:6]).copy_(position.inside_columns)
+        if self.virtual:
+            parts[3].unflatten(1, query.shape[4:6]).copy_(position.virtual_logit())
+        return folded, position
+
+    def scores(self, queries: Tensor) -> Tensor:
+        """The score buffer for these queries: (u, Q, K)."""
+        shape = (queries.shape[0], queries.shape[1], self.keys)
+        return self.score_buffer[: math.prod(shape)].view(shape)
+
+    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Softmax of the folded products: (u, Q, K), in the score buffer."""
+        scores = torch.bmm(queries, keys.transpose(1, 2), out=self.scores(queries))
+        return torch.softmax(scores, dim=-1, out=scores)
+
+
+class Position:
+    """Position logits of a tile's queries, split by what lies inside and outside the map on each axis."""
+
+    def __init__(self, loop: TileLoop, query: Tensor, rows: slice) -> None:
+        """Takes queries (u, Q, D), which are the given rows of each block."""
+        self.loop, self.query, self.query_rows = loop, query, rows
+        (self.y, self.y_end), (self.x, self.x_end) = ((r.offset, r.offset + r.length) for r in loop.runs)
+        geometry = loop.geometry
+        lengths = 2 * geometry.rows.reach + 1, 2 * geometry.columns.reach + 1
+        if loop.tables is None:
+            logits = query.new_zeros((*query.shape[:2], sum(lengths)))
+        else:
+            logits = query @ loop.tables.t()
+        self.rows, self.columns = self._by_pixel(logits)
+        if geometry.rows.window is not None:
+            self.rows = self.rows + _hidden(geometry.rows, loop.dtype)[rows, None]
+            self.columns = self.columns + _hidden(geometry.columns, loop.dtype)
+
+    def _by_pixel(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Views of (u, Q, R), a logit a table row, by neighbourhood pixel: (u, i, j, y) and (u, i, j, x).
+
+        A step to the next query moves its pixels one query step back in the table, so that this is a matter of strides.
+        """
+        rows, columns = self.loop.geometry.rows, self.loop.geometry.columns
+        units, queries, length = logits.shape
+        step, width = rows.relative_stride, self.loop.query_width
+        shape, strides = (units, queries // width, width), (queries * length, width * length, length)
+        first_row = rows.reach - rows.halo - step * self.query_rows.start
+        first_column = 2 * rows.reach + 1 + columns.reach - columns.halo
+        by_row = logits.as_strided(
+            (*shape, rows.neighborhood), (strides[0], strides[1] - step, strides[2], 1), first_row
+        )
+        by_column = logits.as_strided(
+            (*shape, columns.neighborhood), (strides[0], strides[1], strides[2] - step, 1), first_column
+        )
+        return by_row, by_column
+
+    @property
+    def inside_rows(self) -> Tensor:
+        """(u, i, j, y) of the rows the map has."""
+        return self.rows[..., self.y : self.y_end]
+
+    @property
+    def inside_columns(self) -> Tensor:
+        """(u, i, j, x) of the columns the map has."""
+        return self.columns[..., self.x : self.x_end]
+
+    def virtual_logit(self) -> Tensor:
+        """Log-sum-exp over all border keys: (u, i, j, 1).
+
+        They are the rows outside with every column, and the rows inside with the columns outside.
+        """
+        self.row_out = _logsumexp(_outside(self.rows, self.y, self.y_end))
+        self.row_in = _logsumexp(self.inside_rows)
+        self.column_out = _logsumexp(_outside(self.columns, self.x, self.x_end))
+        self.column_all = torch.logaddexp(_logsumexp(self.inside_columns), self.column_out)
+        self.virtual = torch.logaddexp(self.row_out + self.column_all, self.row_in + self.column_out)
+        return self.virtual
+
+    def gradient(self, folded: Tensor) -> Tensor:
+        """Gradient of the logits by table row, (u, Q, R), from that of the folded queries, (u, Q, C)."""
+        parts = [part.unflatten(1, self.rows.shape[1:3]) for part in folded.split(self.loop.parts, dim=-1)]
+        lengths = 2 * self.loop.geometry.rows.reach + 1, 2 * self.loop.geometry.columns.reach + 1
+        total = folded.new_zeros((*folded.shape[:2], sum(lengths)))
+        rows, columns = self._by_pixel(total)
+        if self.loop.virtual:
+            row_all = torch.logaddexp(self.row_in, self.row_out)
+            inside_rows, inside_columns = slice(self.y, self.y_end), slice(self.x, self.x_end)
+            rows.copy_(self._virtual_share(self.rows, inside_rows, parts[3], self.column_out, self.column_all))
+            columns.copy_(self._virtual_share(self.columns, inside_columns, parts[3], self.row_out, row_all))
+        rows[..., self.y : self.y_end] += parts[1]
+        columns[..., self.x : self.x_end] += parts[2]
+        return total
+
+    def _virtual_share(
+        self, logits: Tensor, inside: slice, grad: Tensor, partner_out: Tensor, partner_all: Tensor
+    ) -> Tensor:
+        """What the virtual key owes an axis: a line inside the map meets the other's outside, one outside all of it."""
+        share = logits + (partner_all - self.virtual)
+        share[..., inside] = logits[..., inside] + (partner_out - self.virtual)
+        return share.clamp_(max=0).exp_().mul_(grad)
+
+
+def working_dtype(query: Tensor) -> torch.dtype:
+    """Half precision is widened inside a tile: plain CPUs multiply it no faster, and the sums keep their digits."""
+    return torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
+
+
+def _hidden(axis: Axis, dtype: torch.dtype) -> Tensor:
+    """The logit that hides the pixels outside a query's window: (i, y)."""
+    return torch.zeros((), dtype=dtype).where(axis.in_window(torch.device("cpu")), HIDDEN)
+
+
+def _outside(logits: Tensor, begin: int, end: int) -> Tensor:
+    return torch.cat([logits[..., :begin], logits[..., end:]], dim=-1)
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """Over the last axis, kept; of nothing it is HIDDEN rather than -inf, so that differences stay numbers."""
+    if logits.shape[-1] == 0:
+        return logits.new_full((*logits.shape[:-1], 1), HIDDEN)
+    return torch.logsumexp(logits, dim=-1, keepdim=True)
+
+
+def _even_share(count: int, most: int) -> int:
+    """The size of equal shares of at most `most`."""
+    shares = -(-count // max(1, most))
+    return -(-count // shares)
+
+
+def _blocks(run: Run, first: int, count: int) -> slice:
+    return slice(run.first + first, run.first + min(first + count, run.count))
+
+
+def _pixels(run: Run, first: int, count: int, block: int) -> tuple[int, int]:
+    count = min(first + count, run.count) - first
+    return run.start + first * block, (count - 1) * block + run.length
