@@ -202,7 +202,7 @@ def _draw(image: Any, queries: list[tuple[int, int]], views: list[_LayerView]) -
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    heat = None
+    heat: Any = None
     for index, query in enumerate(queries):
         _draw_query(axes[index, 0], image, query)
         for axis, view in zip(axes[index, 1:], views, strict=True):

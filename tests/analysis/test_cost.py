@@ -130,6 +130,11 @@ def test_model_is_left_as_it_was():
     assert torch.equal(model.eval()(image), output)
 
 
+def test_a_model_in_training_is_counted_on_one_pixel():
+    model = halonet.create_model("halonet_nano_32").train()  # batch norm would refuse to train on a single value
+    assert count_costs(model, input_size=(3, 1, 1)).total().multiply_adds > 0
+
+
 def test_model_is_left_as_it_was_after_an_error():
     model = halonet.create_model("halonet_nano_32").train()
     with pytest.raises(RuntimeError):

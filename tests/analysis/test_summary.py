@@ -39,6 +39,11 @@ def test_rectangles_and_circles():
     assert "64x16 pixels" in wide.render()
 
 
+def test_a_circular_neighbourhood_sees_no_pixel_twice():
+    page = summary("halonet_nano_32", img_size=16, block_size=8, halo_size=5, border="circular")
+    assert [(view.seen, view.is_global) for view in page.stages[1].views] == [((8, 8), True)]
+
+
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (5, 90)])
 def test_output_sizes_are_those_of_the_maps(size):
     model = halonet.create_model("halonet_nano_32", features_only=True).eval()
