@@ -107,10 +107,6 @@ def _nearest(name: str, names: Sequence[str] | Mapping[str, Any], *, cutoff: flo
     return f", did you mean {' or '.join(close)}?" if close else ""
 
 
-# --- settings
-# -----------------------------------------------------------------------------------------------------
-
-
 def setting_names() -> tuple[str, ...]:
     """Every dotted setting that a recipe or the command line may give."""
     return tuple(_flatten(RunConfig().to_dict()))
@@ -248,10 +244,6 @@ def _tidy(message: str) -> str:
         return message
     kinds = [kind.replace("NoneType", "null") for kind in re.findall(r"- expected (one of \[.*?\]|\w+)", message)]
     return f"{union[1]}: expected {' or '.join(kinds)}, got {union[2]}"
-
-
-# --- commands
-# -----------------------------------------------------------------------------------------------------
 
 
 def _fit(arguments: Sequence[str]) -> int:

@@ -61,8 +61,8 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 class KeepLastAndBest(Checkpoint):
-    """After every epoch writes last.ckpt, and best.ckpt if no epoch before had a higher validation
-    accuracy."""
+    """After every epoch writes last.ckpt, and best.ckpt if no epoch before had a higher validation accuracy (or
+    if it is not there: a run may go on from a checkpoint that was taken out of its folder)."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()

@@ -123,7 +123,7 @@ class RunConfig:
         optim: optimizer, schedule, loss
         trainer: machine and length
         seed: of weights, order, augmentation and dropout
-        out: results go to OUT/NAME/VERSION
+        out: results go to OUT/NAME/DATE_TIME
         name: of the run; null: MODEL-DATA
     """
 

@@ -51,7 +51,8 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
     """
     started = time.monotonic()
-    parts = build(config)
+    # A checkpoint has all weights; the file the run once started from may be gone.
+    parts = build(config if checkpoint is None else replace(config, model=replace(config.model, weights=None)))
     if checkpoint is not None:
         check_fits(checkpoint, parts.task, model_name=config.model.name)
     folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.source.name)
@@ -79,7 +80,10 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
 
     # The other processes of a run on several devices do not know the folder of the first.
     folder = Path(trainer.strategy.broadcast(str(folder)))
-    parts.task.load_state_dict(read_checkpoint(folder / "checkpoints" / BEST)["state_dict"])
+    best = folder / "checkpoints" / BEST
+    if checkpoint is not None and not best.is_file():
+        best = checkpoint  # taken out of its run's folder, and no epoch was left to train
+    parts.task.load_state_dict(read_checkpoint(best)["state_dict"])
     with _ctrl_c_as_usual():
         tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:

@@ -145,6 +145,27 @@ def test_ctrl_c_says_where_and_how_to_go_on(
     assert {path.name for path in (folder / "logs").iterdir()} == {"version_0", "version_1"}
 
 
+def test_a_checkpoint_taken_out_of_its_folder(finished: Path, tmp_path: Path) -> None:
+    """It has no config.yaml beside it, so the settings are given again; finished or not, it ends with results."""
+    alone = tmp_path / "alone.ckpt"
+    alone.write_bytes((finished / "checkpoints" / "last.ckpt").read_bytes())
+    options = (*SMALL, "--ckpt_path", alone, "--trainer.limit_train_batches=3", "--trainer.limit_test_batches=2")
+    for epochs in (2, 3):
+        assert run("fit", *options, "--out", f"{epochs}", "--trainer.max_epochs", epochs) == 0
+        history = json.loads((only_run(Path(f"{epochs}")) / "metrics.json").read_text())["history"]
+        assert [row["epoch"] for row in history] == [1, 2, 3][:epochs]
+
+
+def test_going_on_does_not_need_the_weights_it_began_with(finished: Path, tmp_path: Path) -> None:
+    begun = tmp_path / "begun.safetensors"
+    begun.write_bytes((finished / "weights.safetensors").read_bytes())
+    limits = [f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
+    assert run("fit", "--model.weights", begun, *SMALL, *limits, "--trainer.max_epochs=1") == 0
+    begun.unlink()
+    assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2") == 0
+    assert json.loads((only_run(Path("runs")) / "metrics.json").read_text())["epochs"] == 2
+
+
 def test_ctrl_c_before_the_first_epoch_ends(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
