@@ -61,7 +61,8 @@ def local_attention(
         bias: (N, 2 * reach_height + 1, 2 * reach_width + 1): added to the logit of a key at that offset.
         extra_key: (B, G, N, Dk): keys every query sees beside its neighbourhood (global tokens).
         extra_value: (B, G, N, Dv).
-        extra_bias: (N, G): added to the logits of the extra keys.
+        extra_bias: (N, G): added to the logits of the extra keys. Tables and biases may be of another floating
+            point dtype than the maps, as parameters are under mixed precision; they are taken in the maps'.
         scale: factor of q.k, Dk ** -0.5 if None. The position term q.r enters unscaled, unless
         scale_relative: scales it too.
         relative_stride: pixels between queries as the offsets count them; `stride` if None. 1 counts query
@@ -164,9 +165,10 @@ def _checked(
 def _autocast(*tensors: Tensor | None) -> tuple:
     """Maps in autocast's dtype where it is on, as torch's own attention has them; float64 is left alone."""
     query = tensors[0]
-    if not isinstance(query, Tensor) or not torch.is_autocast_enabled(query.device.type):
+    device = query.device.type if isinstance(query, Tensor) else "meta"
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
-    dtype = torch.get_autocast_dtype(query.device.type)
+    dtype = torch.get_autocast_dtype(device)
 
     def cast(tensor: Tensor | None) -> Tensor | None:
         if not isinstance(tensor, Tensor) or not tensor.dtype.is_floating_point or tensor.dtype == torch.float64:

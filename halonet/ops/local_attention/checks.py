@@ -88,7 +88,7 @@ def check_tables(
     reach = {"height": geometry.rows.reach, "width": geometry.columns.reach}
     if relative is not None:
         if not isinstance(relative, (tuple, list)) or len(relative) != 2:
-            raise ValueError("relative must be a pair (height_table, width_table)")
+            raise ValueError(f"relative must be a pair (height_table, width_table), got {_described(relative)}")
         for table, (axis, length) in zip(relative, reach.items(), strict=True):
             _check_float_tensor(f"relative ({axis} table)", table, (2 * length + 1, query.shape[4]), query)
     if bias is not None:
@@ -153,3 +153,7 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+
+
+def _described(value: object) -> str:
+    return f"{len(value)} entries" if isinstance(value, (tuple, list)) else type(value).__name__

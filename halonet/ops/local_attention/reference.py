@@ -30,7 +30,8 @@ def run(call: Call) -> Tensor:
     if call.bias is not None:
         logits = logits + _bias_logits(call.bias, geometry)
     hidden = _hidden_keys(geometry, logits.device)  # (I, J, i, j, y, x)
-    logits = logits.masked_fill(hidden[None, :, :, None], float("-inf")).flatten(-2)
+    # Not -inf: a query of the extension may see no key at all, and is dropped, but a NaN would live on in gradients.
+    logits = logits.masked_fill(hidden[None, :, :, None], torch.finfo(logits.dtype).min).flatten(-2)
 
     if call.extra_key is None or call.extra_value is None:
         weights = torch.softmax(logits, dim=-1)
@@ -51,7 +52,7 @@ def _neighborhoods(map_: Tensor, geometry: Geometry) -> Tensor:
     column, column_exists = geometry.columns.key_pixels(map_.device)
     gathered = map_[:, row[:, None, :, None], column[None, :, None, :]]
     exists = row_exists[:, None, :, None] & column_exists[None, :, None, :]
-    return gathered * exists[None, ..., None, None].to(map_.dtype)
+    return gathered.masked_fill(~exists[None, ..., None, None], 0)
 
 
 def _position_logits(query: Tensor, relative: tuple[Tensor, Tensor], geometry: Geometry) -> Tensor:
