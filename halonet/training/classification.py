@@ -40,6 +40,7 @@ class ClassificationTask(lightning.LightningModule):
         logits = self(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
         self._record("train", loss.detach(), logits.detach(), labels)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

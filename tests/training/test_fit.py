@@ -52,6 +52,11 @@ def test_metrics(finished: Path) -> None:
     assert metrics["history"][-1]["lr"] == pytest.approx(RunConfig().optim.lr / 128)
 
 
+def test_logs_tell_the_metrics(finished: Path) -> None:
+    header = (finished / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"epoch", "step", "train/loss", "val/accuracy", "test/accuracy"} <= set(header)
+
+
 def test_the_merged_config_is_whole_and_runs_again(finished: Path) -> None:
     written = yaml.safe_load((finished / "config.yaml").read_text())
     assert written == RunConfig.from_dict(written).to_dict()
