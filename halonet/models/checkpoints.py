@@ -51,9 +51,9 @@ def load_weights(model: nn.Module, path: str | PathLike[str]) -> LoadReport:
     Raises:
         ValueError: the file is missing or damaged, or anything else does not fit; the message lists the keys.
     """
-    state, _ = read_weights(path)
+    state, metadata = read_weights(path)
     fitted, report = _fit(state, model)
-    _check_keys(fitted, model, report, path)
+    _check_keys(fitted, model, report, f"{path}{_other_model(metadata, model)}")
     model.load_state_dict(fitted, strict=False)
     return report
 
@@ -120,7 +120,13 @@ def _fit(
     return fitted, report
 
 
-def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadReport, path: object) -> None:
+def _other_model(metadata: Mapping[str, str], model: nn.Module) -> str:
+    """For an error message: which model the file says it is of, if that is another one."""
+    saved, own = metadata.get("model"), getattr(model, "model_name", None)
+    return f" (of {saved}, not {own})" if saved and own and saved != own else ""
+
+
+def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadReport, origin: str) -> None:
     own = model.state_dict()
     faults = {
         "missing": [name for name in own if name not in fitted and name not in report.replaced],
@@ -133,7 +139,7 @@ def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadRepo
     }
     told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
     if told:
-        raise ValueError(f"weights in {path} are not of this model; {'; '.join(told)}")
+        raise ValueError(f"weights in {origin} are not of this model; {'; '.join(told)}")
 
 
 def _some(names: list[str], most: int = 8) -> str:

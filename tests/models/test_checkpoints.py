@@ -305,3 +305,8 @@ def test_timm_features_of_a_pretrained_file(saved):
     features = timm.create_model(NANO, pretrained=True, pretrained_cfg_overlay=overlay, features_only=True).eval()
     image = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(features(image), model.forward_intermediates(image, intermediates_only=True))
+
+
+def test_weights_of_another_row_name_both(saved):
+    with pytest.raises(ValueError, match=r"\(of halonet_nano_32, not halonet_h0_256\) are not of this model"):
+        load_weights(halonet.create_model("halonet_h0_256"), saved[1])

@@ -171,7 +171,7 @@ class _Gradients:
         if loop.tables is not None:
             logits = position.gradient(folded)
             content = torch.matmul(logits, loop.tables).add_(content)
-            self.tables.addmm_(logits.flatten(0, 1).t(), position.query.flatten(0, 1))
+            self.tables += torch.bmm(logits.transpose(1, 2), position.query).sum(dim=0)
         target.copy_(content.unflatten(1, target.shape[4:6]).unflatten(0, target.shape[:4]))
 
 
