@@ -103,20 +103,23 @@ def fit_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, T
 def _fit(
     state: Mapping[str, Tensor], model: nn.Module, *, keep_head: bool = False
 ) -> tuple[dict[str, Tensor], LoadReport]:
-    """Resizes tables, leaves out a classifier of other size."""
+    """Resizes tables, leaves out a classifier of other size; 0 classes, no classifier at all, on either side too."""
     own, fitted, report = model.state_dict(), {}, LoadReport()
     for name, tensor in state.items():
         expected = own[name].shape if name in own else None
         same_width = expected is not None and tensor.ndim == 2 and tensor.shape[1:] == expected[1:]
-        if expected is None or expected == tensor.shape:
-            report.loaded.append(name)
-        elif name.endswith(TABLES) and same_width:
-            tensor = resize_table(tensor, expected[0])
-            report.resized.append(name)
-        elif name in HEAD and tensor.shape[1:] == expected[1:] and not keep_head:
+        other_head = expected is None or (expected != tensor.shape and tensor.shape[1:] == expected[1:])
+        if name in HEAD and other_head and not keep_head:
             report.replaced.append(name)
             continue
+        if expected is not None and expected != tensor.shape and name.endswith(TABLES) and same_width:
+            tensor = resize_table(tensor, expected[0])
+            report.resized.append(name)
+        else:
+            report.loaded.append(name)
         fitted[name] = tensor
+    if not keep_head and not any(name in state for name in HEAD):
+        report.replaced += [name for name in HEAD if name in own]
     return fitted, report
 
 
