@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halonet.files import replacing
+from halonet.models.config import STAGE_FIELDS, ResidualConfig
 from halonet.ops import resize_table
 
 TABLES = ("height_table", "width_table")
@@ -36,10 +37,16 @@ def save_weights(model: nn.Module, path: str | PathLike[str], *, metadata: Mappi
         model: a model of `create_model` (not `features_only`).
         path: file to write; written beside and renamed.
         metadata: further text to keep with the weights.
+
+    Raises:
+        OSError: the file cannot be written; an older one is as it was.
     """
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as beside:
-        save_file(state, beside, metadata={**_description(model), **(metadata or {})})
+        try:
+            save_file(state, beside, metadata={**_description(model), **(metadata or {})})
+        except SafetensorError as error:  # how a full disk is told; the old file stays
+            raise OSError(f"cannot write {path}: {error}") from error
 
 
 def load_weights(model: nn.Module, path: str | PathLike[str]) -> LoadReport:
@@ -154,4 +161,10 @@ def _description(model: nn.Module) -> dict[str, str]:
     name, arguments = getattr(model, "model_name", None), getattr(model, "model_arguments", None)
     if name is None or arguments is None:
         return {}
-    return {"model": name, "arguments": json.dumps({**arguments, "num_classes": model.num_classes})}
+    # JSON has no pairs, and `override` takes a list for one value a stage: a pair for all stages becomes such a list.
+    stages = len(model.config.stages) if isinstance(model.config, ResidualConfig) else 1
+    listed = {
+        key: [value] * stages if isinstance(value, tuple) and key in STAGE_FIELDS else value
+        for key, value in arguments.items()
+    }
+    return {"model": name, "arguments": json.dumps({**listed, "num_classes": model.num_classes})}

@@ -58,6 +58,9 @@ class StageConfig:
         return round(self.width * self.output_multiplier)
 
 
+STAGE_FIELDS = frozenset(field.name for field in fields(StageConfig))
+
+
 @dataclass(frozen=True)
 class ResidualConfig:
     """A residual network: stem, stages, head.
@@ -105,16 +108,16 @@ def override(config: ResidualConfig, values: Mapping[str, Any]) -> ResidualConfi
         ValueError: an unknown name (with the nearest right ones) or a list of another length than the stages.
     """
     own = {field.name for field in fields(ResidualConfig)} - {"stages"}
-    of_stage = {field.name for field in fields(StageConfig)}
     stages = list(config.stages)
     for name, value in values.items():
-        if name not in own | of_stage:
-            raise ValueError(f"unknown model option {name!r}{nearest(name, own | of_stage)}")
-        if name in of_stage:
+        if name not in own | STAGE_FIELDS:
+            raise ValueError(f"unknown model option {name!r}{nearest(name, own | STAGE_FIELDS)}")
+        if name in STAGE_FIELDS:
             per_stage = value if isinstance(value, list) else [value] * len(stages)
             if len(per_stage) != len(stages):
                 raise ValueError(f"{name} must be one value or a list of {len(stages)}, got {value!r}")
-            stages = [replace(stage, **{name: v}) for stage, v in zip(stages, per_stage, strict=True)]
+            pairs: list[Any] = [tuple(v) if isinstance(v, list) else v for v in per_stage]
+            stages = [replace(stage, **{name: v}) for stage, v in zip(stages, pairs, strict=True)]
     return replace(config, stages=tuple(stages), **{name: v for name, v in values.items() if name in own})
 
 
