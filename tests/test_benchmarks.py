@@ -1,0 +1,100 @@
+"""The benchmark of the layer: its gate, one tiny round, its table and file. No speed is asserted."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import local_attention as benchmark
+
+TINY = benchmark.Stage(size=8, dim=16, num_heads=2, block_size=4, halo_size=1)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """The benchmark sets the number of threads of its process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_gate_passes_and_tells_the_differences():
+    differences = benchmark.check_agreement(TINY, batch=2)
+    assert differences.keys() == {"reference", "sdpa"}
+    assert all(0 <= difference < 1e-5 for difference in differences.values())
+
+
+@pytest.mark.parametrize("parameter", ["query.weight", "key_value.weight", "height_table", "width_table"])
+@pytest.mark.parametrize("wrong", [1e-2, float("nan")])
+def test_gate_stops_a_layer_that_computes_something_else(monkeypatch, parameter, wrong):
+    def build(stage):
+        layer = benchmark.halo_attention_like(benchmark.timm_layer(stage))
+        layer.get_parameter(parameter).data[-1] += wrong
+        return layer
+
+    monkeypatch.setitem(benchmark.IMPLEMENTATIONS, "sdpa", build)
+    with pytest.raises(SystemExit, match=r"sdpa differs from timm in .*; nothing is timed"):
+        benchmark.check_agreement(TINY, batch=2)
+
+
+def test_gate_stops_a_wrong_gradient(monkeypatch):
+    """The output is right; one gradient is doubled."""
+
+    def build(stage):
+        layer = benchmark.halo_attention_like(benchmark.timm_layer(stage))
+        layer.height_table.register_hook(lambda gradient: 2 * gradient)
+        return layer
+
+    monkeypatch.setitem(benchmark.IMPLEMENTATIONS, "sdpa", build)
+    with pytest.raises(SystemExit, match="sdpa differs from timm in height_table by 1"):
+        benchmark.check_agreement(TINY, batch=2)
+
+
+def test_one_tiny_round(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(benchmark.STAGES, 1, TINY)
+    out = tmp_path / "figures.json"
+    benchmark.main(f"--stages 1 --batch 2 --threads 1 --rounds 2 --no-memory --json {out}".split())
+    report = json.loads(out.read_text())
+    assert report["setting"]["threads"] == 1
+    assert report["stages"][0]["stage"]["num_heads"] == 2
+    printed = capsys.readouterr().out
+    for mode in benchmark.MODES:
+        rows = report["stages"][0][mode]
+        assert rows.keys() == {"timm", "reference", "sdpa"}
+        assert rows["timm"]["times_as_fast"] == report["geometric_mean"][mode]["timm"]["times_as_fast"] == 1
+        for name, row in rows.items():
+            assert 0 < row["fastest_ms"] <= row["median_ms"] <= row["slowest_ms"]
+            assert f"{row['median_ms']:.2f} ms" in printed
+            assert name in printed
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its peak memory")
+def test_peak_memory_is_that_of_the_call():
+    """In a fresh process: the output alone of this stage is 8 MiB, and nothing of the imports' hundreds is counted."""
+    stage = benchmark.Stage(size=64, dim=128, num_heads=2, halo_size=0)
+    peak = benchmark.measure_memory(stage, batch=4, threads=1, mode="forward", name="sdpa")
+    assert 8 <= peak <= 160
+
+
+def test_summary():
+    """Ratios are medians of the ratios within a round; above 1 is faster than timm."""
+    times = {"timm": [2.0, 4.0, 60.0], "sdpa": [1.0, 1.0, 30.0]}
+    summary = benchmark.summarize(times, {"timm": 10.0, "sdpa": 5.0})
+    assert summary["sdpa"] == {
+        "median_ms": 1.0,
+        "fastest_ms": 1.0,
+        "slowest_ms": 30.0,
+        "times_as_fast": 2.0,
+        "peak_mib": 5.0,
+        "memory_of_timm": 0.5,
+    }
+    assert benchmark.summarize(times, dict.fromkeys(times))["sdpa"]["memory_of_timm"] is None
+
+
+@pytest.mark.parametrize("option", ["batch", "threads", "rounds"])
+def test_refuses_numbers_that_are_not_positive(option, capsys):
+    with pytest.raises(SystemExit) as error:
+        benchmark.main([f"--{option}", "0"])
+    assert error.value.code == 2
+    assert f"--{option} must be positive, got 0" in capsys.readouterr().err
