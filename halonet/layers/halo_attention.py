@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from halonet.ops import local_attention, resize_table, split_tables
-from halonet.ops.local_attention.checks import pair
+from halonet.ops.local_attention.backends import BACKENDS
+from halonet.ops.local_attention.checks import BORDERS, pair
 
 POSITIONS = ("split", "full", "absolute", "none")
 DOWNSAMPLES = ("query", "pool")
@@ -40,7 +41,8 @@ class HaloAttention(nn.Module):
         backend: of the op; "auto" takes the fastest.
 
     Raises:
-        ValueError: channels that heads do not divide, an unknown option, or absolute tables without feat_size.
+        ValueError: channels that heads do not divide, sizes that are not positive, a block that `stride` does not
+            divide, an even window, an unknown option, or absolute tables without feat_size.
     """
 
     height_table: nn.Parameter | None
@@ -68,6 +70,13 @@ class HaloAttention(nn.Module):
         super().__init__()
         _check_choice("relative", relative, POSITIONS)
         _check_choice("downsample", downsample, DOWNSAMPLES)
+        _check_choice("border", border, BORDERS)
+        _check_choice("backend", backend, ("auto", *BACKENDS))
+        _check_positive("dim", dim)
+        _check_positive("num_heads", num_heads)
+        _check_positive("stride", stride)
+        if window is not None and (not isinstance(window, int) or window < 1 or window % 2 == 0):
+            raise ValueError(f"window must be an odd positive int or None, got {window!r}")
         self.dim = dim
         self.dim_qk = _head_multiple("query_key_multiplier", dim, query_key_multiplier, num_heads)
         self.dim_out = _head_multiple("value_multiplier", dim, value_multiplier, num_heads)
@@ -76,6 +85,8 @@ class HaloAttention(nn.Module):
         self.halo_size = pair("halo_size", halo_size, minimum=0)
         self.stride = stride
         self.query_stride = stride if downsample == "query" else 1
+        if any(side % self.query_stride for side in self.block_size):
+            raise ValueError(f"block_size must be a multiple of stride={stride}, got {block_size!r}")
         self.window = window
         self.relative = relative
         self.border = border
@@ -98,7 +109,8 @@ class HaloAttention(nn.Module):
         if self.relative == "absolute":
             if feat_size is None:
                 raise ValueError('feat_size must be given with relative="absolute", got None')
-            return [(feat_size[0], self.dim - self.dim // 2), (feat_size[1], self.dim // 2)]
+            height, width = pair("feat_size", feat_size, minimum=1)
+            return [(height, self.dim - self.dim // 2), (width, self.dim // 2)]
         lengths = [2 * (block + halo) - 1 for block, halo in zip(self.block_size, self.halo_size, strict=True)]
         return list(zip(lengths, halves if self.relative == "split" else [channels, channels], strict=True))
 
@@ -179,6 +191,11 @@ def _head_multiple(name: str, dim: int, multiplier: float, num_heads: int) -> in
             f"{name} * dim must be a multiple of num_heads={num_heads}, got {multiplier} * {dim} = {channels:g}"
         )
     return round(channels)
+
+
+def _check_positive(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from halonet.ops.local_attention.checks import pair
+
 SLOTS = ("conv", "halo")
 STEMS = ("conv7", "conv3", "patch4")
 ACTIVATIONS = ("relu", "silu", "gelu")
@@ -47,10 +49,12 @@ class StageConfig:
     def __post_init__(self) -> None:
         check_choice("slot", self.slot, SLOTS)
         for name in ("depth", "width", "stride", "num_heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if not 0 <= self.squeeze_excite <= 1:
-            raise ValueError(f"squeeze_excite must be a share from 0 to 1, got {self.squeeze_excite}")
+            check_positive(name, getattr(self, name))
+        share = self.squeeze_excite
+        if not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ValueError(f"squeeze_excite must be a share from 0 to 1, got {share!r}")
+        if not isinstance(self.output_multiplier, (int, float)) or self.width * self.output_multiplier < 1:
+            raise ValueError(f"output_multiplier must be a positive number, got {self.output_multiplier!r}")
 
     @property
     def width_out(self) -> int:
@@ -91,6 +95,11 @@ class ResidualConfig:
         check_choice("activation", self.activation, ACTIVATIONS)
         if not self.stages:
             raise ValueError("stages must not be empty")
+        for name in ("stem_width", "stem_stride", "in_chans"):
+            check_positive(name, getattr(self, name))
+        if self.head_width is not None:
+            check_positive("head_width", self.head_width)
+        pair("image_size", self.image_size, minimum=1)
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -119,6 +128,12 @@ def override(config: ResidualConfig, values: Mapping[str, Any]) -> ResidualConfi
             pairs: list[Any] = [tuple(v) if isinstance(v, list) else v for v in per_stage]
             stages = [replace(stage, **{name: v}) for stage, v in zip(stages, pairs, strict=True)]
     return replace(config, stages=tuple(stages), **{name: v for name, v in values.items() if name in own})
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raises ValueError unless the value is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive int, got {value!r}")
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

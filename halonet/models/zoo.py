@@ -13,9 +13,10 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from torch import nn
 
 from halonet.models.checkpoints import fit_state_dict, load_weights
-from halonet.models.config import ResidualConfig, nearest, override
+from halonet.models.config import ResidualConfig, check_choice, check_positive, nearest, override
 from halonet.models.residual import ResidualNet
 from halonet.models.rows import ROWS
+from halonet.ops.local_attention.checks import pair
 
 # Arguments that are not fields of a configuration: the network's own, and those of timm's builder.
 _NOT_OF_CONFIG = (
@@ -75,7 +76,7 @@ def create_model(
             `block_size=12`, `relative="full"`, `squeeze_excite=0.125`, `activation="silu"`.
 
     Raises:
-        ValueError: an unknown model or option, or weights that do not fit.
+        ValueError: an unknown model or option, a value out of its range, or weights that do not fit.
     """
     model_config(name, **overrides)  # a wrong name or option is told before anything is built
     given: dict[str, Any] = {
@@ -119,6 +120,7 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
 
     first_out = 0 if config.stem == "conv7" else 1
     levels = len(config.stages) + 1 - first_out
+    _check_options(options, levels)
     return build_model_with_cfg(
         construct,
         name,
@@ -136,8 +138,24 @@ def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig, 
     img_size = options.pop("img_size", None)
     config = model_config(name, **options)
     if img_size is not None:
-        config = replace(config, image_size=img_size if isinstance(img_size, int) else tuple(img_size))
+        config = replace(config, image_size=pair("img_size", img_size, minimum=1))
     return config, rest
+
+
+def _check_options(options: dict[str, Any], levels: int) -> None:
+    """Ranges of the arguments that are not of a configuration."""
+    num_classes = options.get("num_classes", 0)
+    if not isinstance(num_classes, int) or num_classes < 0:
+        raise ValueError(f"num_classes must be an int of at least 0, got {num_classes!r}")
+    check_positive("in_chans", options.get("in_chans", 1))
+    for name in ("drop_rate", "drop_path_rate"):
+        rate = options.get(name, 0.0)
+        if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
+            raise ValueError(f"{name} must be a number from 0 up to, not including, 1, got {rate!r}")
+    check_choice("global_pool", options.get("global_pool", "avg"), ("avg", "max", "avgmax", ""))
+    wanted = options.get("out_indices")
+    if wanted is not None and not isinstance(wanted, int) and not all(-levels <= index < levels for index in wanted):
+        raise ValueError(f"out_indices must be from {-levels} to {levels - 1}, got {tuple(wanted)}")
 
 
 def _default_cfg(config: ResidualConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -40,5 +41,6 @@ def resize_table(table: Tensor, length: int) -> Tensor:
         raise ValueError(f"length must be positive, got {length}")
     if table.shape[0] == length:
         return table
-    resized = F.interpolate(table.float().t()[None], size=length, mode="linear", align_corners=True)
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))  # half precision would round the weights
+    resized = F.interpolate(wide.t()[None], size=length, mode="linear", align_corners=True)
     return resized[0].t().to(table.dtype)
