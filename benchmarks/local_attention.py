@@ -194,6 +194,8 @@ def run(*, stages: Sequence[Stage], batch: int, threads: int, rounds: int, memor
     torch.set_num_threads(threads)
     report: dict[str, Any] = {"setting": describe(batch, threads, rounds), "stages": []}
     print(*(f"{name}: {value}" for name, value in report["setting"].items()), sep="\n")
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
+        print("note: the machine is busy with something else; threads then wait for each other, and times mislead")
     for stage in stages:
         differences = check_agreement(stage, batch)
         told = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
