@@ -95,7 +95,7 @@ class TileLoop:
         neighborhood = geometry.rows.neighborhood * geometry.columns.neighborhood
         self.virtual = geometry.rows.border == "zeros" and self.real_keys < neighborhood
         self.keys = self.real_keys + self.virtual
-        self.parts = [self.channels, self.height, self.width] + ([1] if self.virtual else [])
+        self.parts = [self.channels, self.height, self.width, *([1] if self.virtual else []), 1]
         self.dtype = working_dtype(self.query)
         self._plan()
         self._allocate()
@@ -118,8 +118,10 @@ class TileLoop:
         one_hot[..., : self.height] = torch.eye(self.height, dtype=self.dtype)[:, None]
         one_hot[..., self.height : self.height + self.width] = torch.eye(self.width, dtype=self.dtype)
         if self.virtual:
-            self.key_buffer[:, -1, -1] = 1
-        self.value_buffer = torch.zeros(units, self.keys, self.value.shape[-1], dtype=self.dtype)
+            self.key_buffer[:, -1, -2] = 1
+        self.key_buffer[..., -1] = 1
+        self.value_buffer = torch.zeros(units, self.keys, self.value.shape[-1] + 1, dtype=self.dtype)
+        self.value_buffer[..., -1] = 1
         self.query_buffer = torch.empty(units, queries, folded, dtype=self.dtype)
         self.score_buffer = torch.empty(units * queries * self.keys, dtype=self.dtype)
 
@@ -149,13 +151,13 @@ class TileLoop:
         return real.unflatten(0, (*tile.counts, self.heads))
 
     def load_keys(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Copies a tile's keys, scaled, and values to the buffers: (u, K, C) and (u, K, Dv)."""
+        """Copies a tile's keys, scaled, and values, with a channel of ones: (u, K, C) and (u, K, Dv + 1)."""
         units = math.prod(tile.counts) * self.heads
         key, value = self.key_buffer[:units], self.value_buffer[:units]
         content = self.as_windows(key, tile)[..., : self.channels]
         content.copy_(self.windows(self.key, tile))
         content.mul_(self.scale)
-        self.as_windows(value, tile).copy_(self.windows(self.value, tile))
+        self.as_windows(value, tile)[..., :-1].copy_(self.windows(self.value, tile))
         return key, value
 
     def query_rows(self) -> Iterator[slice]:
@@ -167,28 +169,45 @@ class TileLoop:
         """The queries of a tile in (B, I, J, i, j, N, D), a view with the heads before: (B, I, J, N, i, j, D)."""
         return blocks[tile.images, tile.rows, tile.columns, rows].permute(0, 1, 2, 5, 3, 4, 6)
 
-    def load_queries(self, tile: Tile, rows: slice) -> tuple[Tensor, Position]:
-        """Copies and folds a tile's queries: (u, Q, C), and the position terms that went into them."""
+    def load_queries(self, tile: Tile, rows: slice, shift: Tensor | None = None) -> tuple[Tensor, Position]:
+        """Copies and folds a tile's queries: (u, Q, C), and the position terms that went into them.
+
+        `shift` (B, I, J, i, j, N, 1) is taken from every logit of its query.
+        """
         query = self.take_queries(self.query, tile, rows)
         folded = self.query_buffer[: math.prod(tile.counts) * self.heads, : query.shape[4:6].numel()]
-        parts = folded.split(self.parts, dim=-1)
-        parts[0].unflatten(1, query.shape[4:6]).unflatten(0, query.shape[:4]).copy_(query)
-        position = Position(self, parts[0], rows)
-        parts[1].unflatten(1, query.shape[4:6]).copy_(position.inside_rows)
-        parts[2].unflatten(1, query.shape[4:6]).copy_(position.inside_columns)
-        if self.virtual:
-            parts[3].unflatten(1, query.shape[4:6]).copy_(position.virtual_logit())
+        content, by_row, by_column, *virtual, last = folded.split(self.parts, dim=-1)
+        self._as_queries(content, query).copy_(query)
+        position = Position(self, content, rows)
+        by_row.unflatten(1, query.shape[4:6]).copy_(position.inside_rows)
+        by_column.unflatten(1, query.shape[4:6]).copy_(position.inside_columns)
+        for part in virtual:
+            part.unflatten(1, query.shape[4:6]).copy_(position.virtual_logit())
+        if shift is None:
+            last.zero_()
+        else:
+            torch.neg(self.take_queries(shift, tile, rows), out=self._as_queries(last, query))
         return folded, position
+
+    @staticmethod
+    def _as_queries(folded: Tensor, like: Tensor) -> Tensor:
+        """(u, Q, D) seen as (B, I, J, N, i, j, D)."""
+        return folded.unflatten(1, like.shape[4:6]).unflatten(0, like.shape[:4])
 
     def scores(self, queries: Tensor) -> Tensor:
         """The score buffer for these queries: (u, Q, K)."""
         shape = (queries.shape[0], queries.shape[1], self.keys)
         return self.score_buffer[: math.prod(shape)].view(shape)
 
-    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
-        """Softmax of the folded products: (u, Q, K), in the score buffer."""
+    def exponentials(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(logit - largest of the query), (u, Q, K) in the score buffer, and that largest logit, (u, Q, 1)."""
         scores = torch.bmm(queries, keys.transpose(1, 2), out=self.scores(queries))
-        return torch.softmax(scores, dim=-1, out=scores)
+        largest = scores.amax(dim=-1, keepdim=True)
+        return scores.sub_(largest).exp_(), largest
+
+    def weights(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """The attention weights of queries shifted by their log-sum-exp: (u, Q, K), in the score buffer."""
+        return torch.bmm(queries, keys.transpose(1, 2), out=self.scores(queries)).exp_()
 
 
 class Position:

@@ -24,7 +24,7 @@ def takes(call: Call) -> bool:
 def run(call: Call) -> Tensor:
     """Local attention by tiles: (B, Hq, Wq, N, Dv)."""
     height_table, width_table = (None, None) if call.relative is None else call.relative
-    return torch.ops.halonet.local_attention_cpu(
+    output, _ = torch.ops.halonet.local_attention_cpu(
         call.query,
         call.key,
         call.value,
@@ -35,6 +35,7 @@ def run(call: Call) -> Tensor:
         call.scale,
         call.relative_scale,
     )
+    return output
 
 
 @torch.library.custom_op("halonet::local_attention_cpu", mutates_args=(), device_types="cpu")
@@ -48,11 +49,12 @@ def _forward(
     border: str,
     scale: float,
     relative_scale: float,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     geometry = _geometry(key, numbers, border)
     maps = (geometry.split_queries(query), key, value)
     tables = _join_tables(query, height_table, width_table, relative_scale)
-    output = _empty_blocks(geometry, value, value.dtype)
+    output = _empty_blocks(geometry, value, value.shape[-1], value.dtype)
+    log_sum = _empty_blocks(geometry, value, 1, working_dtype(query))
     with torch.autocast("cpu", enabled=False):
         for runs in product(axis_runs(geometry.rows), axis_runs(geometry.columns)):
             loop = TileLoop(maps, geometry, runs, tables, scale)
@@ -60,21 +62,27 @@ def _forward(
                 keys, values = loop.load_keys(tile)
                 for rows in loop.query_rows():
                     queries, _ = loop.load_queries(tile, rows)
-                    result = torch.bmm(loop.weights(queries, keys), values)
+                    exponentials, largest = loop.exponentials(queries, keys)
+                    # The last channel of the values is 1: their sum comes with the same product.
+                    total, sums = torch.bmm(exponentials, values).split([value.shape[-1], 1], dim=-1)
                     target = loop.take_queries(output, tile, rows)
-                    target.copy_(result.view(target.shape))
-    return geometry.merge_queries(output).contiguous()
+                    target.copy_((total / sums).view(target.shape))
+                    target = loop.take_queries(log_sum, tile, rows)
+                    target.copy_((largest + sums.log()).view(target.shape))
+    return geometry.merge_queries(output).contiguous(), geometry.merge_queries(log_sum).contiguous()
 
 
 @_forward.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> Tensor:
-    return query.new_empty((*query.shape[:4], value.shape[4]))
+def _(query: Tensor, key: Tensor, value: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    output = query.new_empty((*query.shape[:4], value.shape[4]))
+    return output, query.new_empty((*query.shape[:4], 1), dtype=working_dtype(query))
 
 
 @torch.library.custom_op("halonet::local_attention_cpu_backward", mutates_args=(), device_types="cpu")
 def _backward(
     grad: Tensor,
     output: Tensor,
+    log_sum: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -88,7 +96,7 @@ def _backward(
     geometry = _geometry(key, numbers, border)
     tables = _join_tables(query, height_table, width_table, relative_scale)
     with torch.autocast("cpu", enabled=False):
-        gradients = _Gradients(grad, output, (query, key, value), geometry, tables, scale)
+        gradients = _Gradients(grad, output, log_sum, (query, key, value), geometry, tables, scale)
         gradients.run()
     grad_query = geometry.merge_queries(gradients.query).contiguous()
     grad_key = gradients.key.mul_(scale)
@@ -104,6 +112,7 @@ def _backward(
 def _(
     grad: Tensor,
     output: Tensor,
+    log_sum: Tensor,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -126,6 +135,7 @@ class _Gradients:
         self,
         grad: Tensor,
         output: Tensor,
+        log_sum: Tensor,
         maps: tuple[Tensor, Tensor, Tensor],
         geometry: Geometry,
         joined: Tensor | None,
@@ -135,10 +145,12 @@ class _Gradients:
         self.geometry, self.joined, self.scale = geometry, joined, scale
         self.maps = (geometry.split_queries(query), key, value)
         dtype = working_dtype(query)
-        grad = grad.contiguous()
-        self.grad = geometry.split_queries(grad)
-        self.delta = geometry.split_queries((grad.to(dtype) * output).sum(dim=-1, keepdim=True))
-        self.query = _empty_blocks(geometry, query, dtype)
+        grad = grad.to(dtype).contiguous()
+        # The values carry a channel of ones, the gradient minus its product with the output: dO V^T - sum(dO * O).
+        minus_delta = -(grad * output).sum(dim=-1, keepdim=True)
+        self.grad = geometry.split_queries(torch.cat([grad, minus_delta], dim=-1))
+        self.log_sum = geometry.split_queries(log_sum)
+        self.query = _empty_blocks(geometry, query, query.shape[-1], dtype)
         self.key, self.value = (torch.zeros(map_.shape, dtype=dtype) for map_ in (key, value))
         self.tables = torch.zeros(0 if joined is None else joined.shape, dtype=dtype)
 
@@ -148,18 +160,15 @@ class _Gradients:
             grad_scores = torch.empty_like(loop.score_buffer)
             for tile in loop.tiles():
                 keys, values = loop.load_keys(tile)
-                grad_keys = keys.new_zeros((*keys.shape[:2], loop.channels))
-                grad_values = torch.zeros_like(values)
+                grad_keys = grad_values = keys.new_empty(0)
                 for rows in loop.query_rows():
-                    queries, position = loop.load_queries(tile, rows)
+                    queries, position = loop.load_queries(tile, rows, self.log_sum)
                     weights = loop.weights(queries, keys)
-                    grad = loop.take_queries(self.grad, tile, rows).reshape(*weights.shape[:2], -1).to(loop.dtype)
-                    delta = loop.take_queries(self.delta, tile, rows).reshape(*weights.shape[:2], 1)
-                    grad_values.baddbmm_(weights.transpose(1, 2), grad)
+                    grad = loop.take_queries(self.grad, tile, rows).reshape(*weights.shape[:2], -1)
                     scores = grad_scores[: weights.numel()].view(weights.shape)
-                    torch.bmm(grad, values.transpose(1, 2), out=scores)
-                    scores.sub_(delta).mul_(weights)
-                    grad_keys.baddbmm_(scores.transpose(1, 2), position.query)
+                    torch.bmm(grad, values.transpose(1, 2), out=scores).mul_(weights)
+                    grad_values = _accumulate(grad_values, weights.transpose(1, 2), grad[..., :-1], rows)
+                    grad_keys = _accumulate(grad_keys, scores.transpose(1, 2), position.query, rows)
                     self._add_query(loop, tile, rows, torch.bmm(scores, keys), position)
                 _add_windows(loop, tile, self.key, grad_keys)
                 _add_windows(loop, tile, self.value, grad_values)
@@ -175,6 +184,11 @@ class _Gradients:
         target.copy_(content.unflatten(1, target.shape[4:6]).unflatten(0, target.shape[:4]))
 
 
+def _accumulate(total: Tensor, left: Tensor, right: Tensor, rows: slice) -> Tensor:
+    """total + left @ right; the first query rows of a block start the total."""
+    return torch.bmm(left, right) if rows.start == 0 else total.baddbmm_(left, right)
+
+
 def _add_windows(loop: TileLoop, tile: Tile, total: Tensor, part: Tensor) -> None:
     """Adds (u, K, D) of a tile's keys to a map; blocks whose neighbourhoods overlap take turns."""
     target, source = loop.windows(total, tile), loop.as_windows(part, tile)
@@ -184,16 +198,18 @@ def _add_windows(loop: TileLoop, tile: Tile, total: Tensor, part: Tensor) -> Non
         target[:, row::down, column::across] += source[:, row::down, column::across]
 
 
-def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: Tensor) -> None:
+def _setup_context(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
     query, key, value, height_table, width_table, *ctx.rest = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(query, key, value, height_table, width_table, output)
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(query, key, value, height_table, width_table, *output)
 
 
-def _gradient(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *inputs, output = ctx.saved_tensors  # type: ignore[attr-defined]
+def _gradient(ctx: torch.autograd.function.FunctionCtx, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *inputs, output, log_sum = ctx.saved_tensors  # type: ignore[attr-defined]
     query, key, value, row, column = torch.ops.halonet.local_attention_cpu_backward(
         grad,
         output,
+        log_sum,
         *inputs,
         *ctx.rest,  # type: ignore[attr-defined]
     )
@@ -228,11 +244,11 @@ def _geometry(key: Tensor, numbers: list[int], border: str) -> Geometry:
     return Geometry(axes[0], axes[1], None)
 
 
-def _empty_blocks(geometry: Geometry, like: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, I, J, i, j, N, D), laid out as the map it will be."""
+def _empty_blocks(geometry: Geometry, like: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
+    """(B, I, J, i, j, N, channels), laid out as the map it will be."""
     rows, columns = geometry.rows, geometry.columns
     sides = (rows.num_blocks, rows.queries_per_block, columns.num_blocks, columns.queries_per_block)
-    return torch.empty((like.shape[0], *sides, *like.shape[3:]), dtype=dtype).transpose(2, 3)
+    return torch.empty((like.shape[0], *sides, like.shape[3], channels), dtype=dtype).transpose(2, 3)
 
 
 def _join_tables(query: Tensor, height: Tensor | None, width: Tensor | None, relative_scale: float) -> Tensor | None:
