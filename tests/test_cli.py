@@ -32,8 +32,8 @@ def test_the_options_are_these() -> None:
         data.split_seed data.augment data.randaugment data.crop_scale
         optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
         optim.label_smoothing
-        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.precision
-        trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
+        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.threads
+        trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
         trainer.limit_val_batches trainer.limit_test_batches trainer.progress
         seed out name
     """

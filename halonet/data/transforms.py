@@ -72,10 +72,10 @@ def train_transform(
         steps = [
             v2.Resize((side, side), interpolation=InterpolationMode.BICUBIC),
             v2.RandomAffine(
-                12.0,
-                translate=(0.1, 0.1),
-                scale=(0.85, 1.15),
-                shear=8.0,
+                10.0,
+                translate=(0.06, 0.06),
+                scale=(0.9, 1.1),
+                shear=5.0,
                 interpolation=InterpolationMode.BILINEAR,
             ),
         ]

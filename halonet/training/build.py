@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning.pytorch as lightning
+import torch
 from torch import nn
 
 import halonet
@@ -84,6 +85,13 @@ def assemble(
     )
     task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes)
     return Parts(source, preprocessing, data, task, tuple(notes))
+
+
+def limit_threads(config: RunConfig) -> None:
+    """Apply TrainerConfig.threads to this process."""
+    threads = config.trainer.threads or (1 if config.data.root is None else None)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def preprocessing_for(source: ImageSource, *, config: DataConfig, card: dict[str, Any]) -> Preprocessing:

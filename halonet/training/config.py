@@ -48,7 +48,7 @@ class OptimConfig:
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.1
+    lr: float = 0.2
     momentum: float = 0.9
     weight_decay: float = 2e-5
     warmup_epochs: float = 1.0
@@ -80,21 +80,23 @@ class TrainerConfig:
         devices: how many, a list as in "0,1", or auto: all
         num_nodes: how many machines
         strategy: auto, ddp
+        threads: CPU threads of an operation; null: 1 for the digits, whose network is so small that a second
+            one mostly waits (and stalls both when the machine has other work), else all cores
         precision: 32-true, bf16-mixed, 16-mixed
         accumulate_grad_batches: batches summed into one step
         gradient_clip_val: largest norm of all gradients; null: not clipped
-        limit_train_batches: batches (or, with a point, share) of an epoch that are used; also of validation
-            and test
+        limit_train_batches: batches of an epoch that are used, or with a point, as 0.5, their share
         limit_val_batches: the same for validation
         limit_test_batches: the same for the test
         progress: auto: a bar in a terminal, else one line an epoch; bar; lines; none
     """
 
-    max_epochs: int = 30
+    max_epochs: int = 16
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
     strategy: str = "auto"
+    threads: int | None = None
     precision: str = "32-true"
     accumulate_grad_batches: int = 1
     gradient_clip_val: float | None = None
@@ -107,6 +109,8 @@ class TrainerConfig:
         for name in ("max_epochs", "accumulate_grad_batches", "num_nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"trainer.threads: expected at least 1, got {self.threads}")
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
             limit = getattr(self, name)
             if limit <= 0 or (isinstance(limit, float) and limit > 1):

@@ -68,11 +68,12 @@ def write_metrics(metrics: dict[str, Any], folder: Path) -> None:
     _write_text(folder / METRICS, text)
 
 
-def environment(device: torch.device) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str | int]:
     """What a figure depends on besides the settings."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return {
-        "device": f"{device.type} ({name}, {torch.get_num_threads()} threads)",
+        "device": f"{device.type} ({name})",
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "halonet": halonet.__version__,

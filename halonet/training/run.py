@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from halonet.data import ImageSource, Preprocessing, open_source
 from halonet.models.checkpoints import load_model
-from halonet.training.build import Parts, assemble, build, make_trainer, preprocessing_for
+from halonet.training.build import Parts, assemble, build, limit_threads, make_trainer, preprocessing_for
 from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
 from halonet.training.checkpointing import (
     AtomicCheckpointIO,
@@ -51,6 +51,7 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
     """
     started = time.monotonic()
+    limit_threads(config)
     # A checkpoint has all weights; the file the run once started from may be gone.
     parts = build(config if checkpoint is None else replace(config, model=replace(config.model, weights=None)))
     if checkpoint is not None:
@@ -103,6 +104,7 @@ def evaluate(
     """
     if (weights is None) == (checkpoint is None):
         raise ValueError(f"expected --weights or --ckpt_path, got {'neither' if weights is None else 'both'}")
+    limit_threads(config)
     if checkpoint is not None:
         parts = build(replace(config, model=replace(config.model, weights=None)))
         check_fits(checkpoint, parts.task, model_name=config.model.name)

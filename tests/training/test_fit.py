@@ -52,6 +52,10 @@ def test_metrics(finished: Path) -> None:
     assert metrics["history"][-1]["lr"] == pytest.approx(RunConfig().optim.lr / 128)
 
 
+def test_the_digits_keep_to_one_thread_unless_told(finished: Path) -> None:
+    assert json.loads((finished / "metrics.json").read_text())["threads"] == 1
+
+
 def test_logs_tell_the_metrics(finished: Path) -> None:
     header = (finished / "logs" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"epoch", "step", "train/loss", "val/accuracy", "test/accuracy"} <= set(header)
@@ -165,10 +169,11 @@ def test_going_on_does_not_need_the_weights_it_began_with(finished: Path, tmp_pa
     begun = tmp_path / "begun.safetensors"
     begun.write_bytes((finished / "weights.safetensors").read_bytes())
     limits = [f"--trainer.limit_{split}_batches=1" for split in ("train", "val", "test")]
-    assert run("fit", "--model.weights", begun, *SMALL, *limits, "--trainer.max_epochs=1") == 0
+    assert run("fit", "--model.weights", begun, *SMALL, *limits, "--trainer.max_epochs=1", "--trainer.threads=2") == 0
     begun.unlink()
     assert run("fit", "--ckpt_path=last", "--trainer.max_epochs=2") == 0
-    assert json.loads((only_run(Path("runs")) / "metrics.json").read_text())["epochs"] == 2
+    metrics = json.loads((only_run(Path("runs")) / "metrics.json").read_text())
+    assert (metrics["epochs"], metrics["threads"]) == (2, 2)
 
 
 def test_ctrl_c_before_the_first_epoch_ends(
