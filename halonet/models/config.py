@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -142,7 +142,9 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-def nearest(name: str, known: object) -> str:
-    """The end of an error message about an unknown name: the known names that look like it."""
-    close = difflib.get_close_matches(name, sorted(known), n=3)  # type: ignore[call-overload]
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of an error message about an unknown name: the known names that begin so, or look like it."""
+    known = sorted(known)
+    close = [candidate for candidate in known if candidate.startswith(name)][:3]
+    close = close or difflib.get_close_matches(name, known, n=3)
     return f"; did you mean {' or '.join(close)}?" if close else ""

@@ -74,6 +74,16 @@ class Tile:
         return images, rows, columns
 
 
+@dataclass(frozen=True)
+class Buffers:
+    """What a tile is copied to, with the constant parts of keys and values filled in."""
+
+    key: Tensor  # (u, K, C)
+    value: Tensor  # (u, K, Dv + 1)
+    query: Tensor  # (u, Q, C)
+    scores: Tensor  # (u * Q * K,)
+
+
 class TileLoop:
     """One pass over the tiles of one pair of runs: the buffers, and how a tile fills them."""
 
@@ -84,8 +94,13 @@ class TileLoop:
         runs: tuple[Run, Run],
         tables: Tensor | None,
         scale: float,
+        buffers: dict[tuple[int, int, int], Buffers],
     ) -> None:
-        """Takes queries in blocks (B, I, J, i, j, N, D), key and value maps, and both position tables joined (R, D)."""
+        """Takes queries in blocks (B, I, J, i, j, N, D), key and value maps, and joined position tables (R, D).
+
+        Each table lies from its last row to its first.
+        `buffers` are kept from one pass of a call to the next: many clip their neighbourhoods to the same size.
+        """
         self.query, self.key, self.value = maps
         self.geometry, self.runs, self.tables, self.scale = geometry, runs, tables, scale
         self.heads, self.channels = self.query.shape[-2:]
@@ -98,7 +113,11 @@ class TileLoop:
         self.parts = [self.channels, self.height, self.width, *([1] if self.virtual else []), 1]
         self.dtype = working_dtype(self.query)
         self._plan()
-        self._allocate()
+        units, queries = math.prod(self.counts) * self.heads, self.step * self.query_width
+        kind = (self.height, self.width, units * queries)
+        if kind not in buffers:
+            buffers[kind] = self._allocate(units, queries)
+        self.buffers = buffers[kind]
 
     def _plan(self) -> None:
         """Images, rows and columns of blocks a tile has, and query rows a step takes, for the tile to fit."""
@@ -110,20 +129,23 @@ class TileLoop:
         down = _even_share(self.runs[0].count, blocks // across)
         self.counts = (_even_share(self.key.shape[0], blocks // (across * down)), down, across)
 
-    def _allocate(self) -> None:
-        units, queries = math.prod(self.counts) * self.heads, self.step * self.query_width
+    def _allocate(self, units: int, queries: int) -> Buffers:
         folded = sum(self.parts)
-        self.key_buffer = torch.zeros(units, self.keys, folded, dtype=self.dtype)
-        one_hot = self.key_buffer[:, : self.real_keys, self.channels :].unflatten(1, (self.height, self.width))
+        key = torch.empty(units, self.keys, folded, dtype=self.dtype)
+        key[..., self.channels : -1] = 0
+        one_hot = key[:, : self.real_keys, self.channels :].unflatten(1, (self.height, self.width))
         one_hot[..., : self.height] = torch.eye(self.height, dtype=self.dtype)[:, None]
         one_hot[..., self.height : self.height + self.width] = torch.eye(self.width, dtype=self.dtype)
+        key[..., -1] = 1
+        value = torch.empty(units, self.keys, self.value.shape[-1] + 1, dtype=self.dtype)
+        value[..., -1] = 1
         if self.virtual:
-            self.key_buffer[:, -1, -2] = 1
-        self.key_buffer[..., -1] = 1
-        self.value_buffer = torch.zeros(units, self.keys, self.value.shape[-1] + 1, dtype=self.dtype)
-        self.value_buffer[..., -1] = 1
-        self.query_buffer = torch.empty(units, queries, folded, dtype=self.dtype)
-        self.score_buffer = torch.empty(units * queries * self.keys, dtype=self.dtype)
+            key[:, -1, : self.channels] = 0
+            key[:, -1, -2] = 1
+            value[:, -1, :-1] = 0
+        query = torch.empty(units, queries, folded, dtype=self.dtype)
+        scores = torch.empty(units * queries * self.keys, dtype=self.dtype)
+        return Buffers(key, value, query, scores)
 
     def tiles(self) -> Iterator[Tile]:
         """The tiles, one after another."""
@@ -153,7 +175,7 @@ class TileLoop:
     def load_keys(self, tile: Tile) -> tuple[Tensor, Tensor]:
         """Copies a tile's keys, scaled, and values, with a channel of ones: (u, K, C) and (u, K, Dv + 1)."""
         units = math.prod(tile.counts) * self.heads
-        key, value = self.key_buffer[:units], self.value_buffer[:units]
+        key, value = self.buffers.key[:units], self.buffers.value[:units]
         content = self.as_windows(key, tile)[..., : self.channels]
         content.copy_(self.windows(self.key, tile))
         content.mul_(self.scale)
@@ -175,14 +197,14 @@ class TileLoop:
         `shift` (B, I, J, i, j, N, 1) is taken from every logit of its query.
         """
         query = self.take_queries(self.query, tile, rows)
-        folded = self.query_buffer[: math.prod(tile.counts) * self.heads, : query.shape[4:6].numel()]
+        folded = self.buffers.query[: math.prod(tile.counts) * self.heads, : query.shape[4:6].numel()]
         content, by_row, by_column, *virtual, last = folded.split(self.parts, dim=-1)
         self._as_queries(content, query).copy_(query)
         position = Position(self, content, rows)
-        by_row.unflatten(1, query.shape[4:6]).copy_(position.inside_rows)
-        by_column.unflatten(1, query.shape[4:6]).copy_(position.inside_columns)
+        by_row.copy_(position.rows_inside.permute(1, 2, 0))
+        by_column.copy_(position.columns_inside.permute(1, 2, 0))
         for part in virtual:
-            part.unflatten(1, query.shape[4:6]).copy_(position.virtual_logit())
+            part[..., 0] = position.virtual_logit()
         if shift is None:
             last.zero_()
         else:
@@ -197,7 +219,7 @@ class TileLoop:
     def scores(self, queries: Tensor) -> Tensor:
         """The score buffer for these queries: (u, Q, K)."""
         shape = (queries.shape[0], queries.shape[1], self.keys)
-        return self.score_buffer[: math.prod(shape)].view(shape)
+        return self.buffers.scores[: math.prod(shape)].view(shape)
 
     def exponentials(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """exp(logit - largest of the query), (u, Q, K) in the score buffer, and that largest logit, (u, Q, 1)."""
@@ -211,77 +233,81 @@ class TileLoop:
 
 
 class Position:
-    """Position logits of a tile's queries, split by what lies inside and outside the map on each axis."""
+    """Position logits of a tile's queries, split by what lies inside and outside the map on each axis.
+
+    Pixels come first, (y, u, Q) and (x, u, Q): sums over them then run along contiguous queries.
+    """
 
     def __init__(self, loop: TileLoop, query: Tensor, rows: slice) -> None:
         """Takes queries (u, Q, D), which are the given rows of each block."""
         self.loop, self.query, self.query_rows = loop, query, rows
-        (self.y, self.y_end), (self.x, self.x_end) = ((r.offset, r.offset + r.length) for r in loop.runs)
         geometry = loop.geometry
-        lengths = 2 * geometry.rows.reach + 1, 2 * geometry.columns.reach + 1
+        self.lengths = 2 * geometry.rows.reach + 1, 2 * geometry.columns.reach + 1
+        units, queries, _ = query.shape
         if loop.tables is None:
-            logits = query.new_zeros((*query.shape[:2], sum(lengths)))
+            logits = query.new_zeros((sum(self.lengths), units, queries))
         else:
-            logits = query @ loop.tables.t()
-        self.rows, self.columns = self._by_pixel(logits)
+            logits = (loop.tables @ query.flatten(0, 1).t()).view(-1, units, queries)
+        by_row, by_column = (view.flip(0) for view in self._by_pixel(logits))
         if geometry.rows.window is not None:
-            self.rows = self.rows + _hidden(geometry.rows, loop.dtype)[rows, None]
-            self.columns = self.columns + _hidden(geometry.columns, loop.dtype)
+            by_row = by_row + _hidden(geometry.rows, loop.dtype)[rows].t()[:, None, :, None]
+            by_column = by_column + _hidden(geometry.columns, loop.dtype).t()[:, None, None]
+        self.rows, self.columns = by_row.flatten(2), by_column.flatten(2)
+        self.inside = tuple(slice(run.offset, run.offset + run.length) for run in loop.runs)
 
     def _by_pixel(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of (u, Q, R), a logit a table row, by neighbourhood pixel: (u, i, j, y) and (u, i, j, x).
+        """Views of (R, u, Q), a logit a table row, by neighbourhood pixel from the last: (y, u, i, j), (x, u, i, j).
 
-        A step to the next query moves its pixels one query step back in the table, so that this is a matter of strides.
+        A step to the next query moves its pixels one query step back in the table, which lies here from its last row
+        to its first: so this is a matter of strides, and they are positive.
         """
         rows, columns = self.loop.geometry.rows, self.loop.geometry.columns
-        units, queries, length = logits.shape
-        step, width = rows.relative_stride, self.loop.query_width
-        shape, strides = (units, queries // width, width), (queries * length, width * length, length)
-        first_row = rows.reach - rows.halo - step * self.query_rows.start
-        first_column = 2 * rows.reach + 1 + columns.reach - columns.halo
+        _, units, queries = logits.shape
+        width, line = self.loop.query_width, units * queries
+        step = rows.relative_stride * line
+        shape = (units, queries // width, width)
         by_row = logits.as_strided(
-            (*shape, rows.neighborhood), (strides[0], strides[1] - step, strides[2], 1), first_row
+            (rows.neighborhood, *shape), (line, queries, width + step, 1), step * self.query_rows.start
         )
         by_column = logits.as_strided(
-            (*shape, columns.neighborhood), (strides[0], strides[1], strides[2] - step, 1), first_column
+            (columns.neighborhood, *shape), (line, queries, width, 1 + step), self.lengths[0] * line
         )
         return by_row, by_column
 
     @property
-    def inside_rows(self) -> Tensor:
-        """(u, i, j, y) of the rows the map has."""
-        return self.rows[..., self.y : self.y_end]
+    def rows_inside(self) -> Tensor:
+        """(y, u, Q) of the rows the map has."""
+        return self.rows[self.inside[0]]
 
     @property
-    def inside_columns(self) -> Tensor:
-        """(u, i, j, x) of the columns the map has."""
-        return self.columns[..., self.x : self.x_end]
+    def columns_inside(self) -> Tensor:
+        """(x, u, Q) of the columns the map has."""
+        return self.columns[self.inside[1]]
 
     def virtual_logit(self) -> Tensor:
-        """Log-sum-exp over all border keys: (u, i, j, 1).
+        """Log-sum-exp over all border keys: (u, Q).
 
         They are the rows outside with every column, and the rows inside with the columns outside.
         """
-        self.row_out = _logsumexp(_outside(self.rows, self.y, self.y_end))
-        self.row_in = _logsumexp(self.inside_rows)
-        self.column_out = _logsumexp(_outside(self.columns, self.x, self.x_end))
-        self.column_all = torch.logaddexp(_logsumexp(self.inside_columns), self.column_out)
+        self.row_out, self.row_in = _logsumexp(_outside(self.rows, self.inside[0])), _logsumexp(self.rows_inside)
+        self.column_out = _logsumexp(_outside(self.columns, self.inside[1]))
+        self.column_all = torch.logaddexp(_logsumexp(self.columns_inside), self.column_out)
         self.virtual = torch.logaddexp(self.row_out + self.column_all, self.row_in + self.column_out)
         return self.virtual
 
     def gradient(self, folded: Tensor) -> Tensor:
-        """Gradient of the logits by table row, (u, Q, R), from that of the folded queries, (u, Q, C)."""
-        parts = [part.unflatten(1, self.rows.shape[1:3]) for part in folded.split(self.loop.parts, dim=-1)]
-        lengths = 2 * self.loop.geometry.rows.reach + 1, 2 * self.loop.geometry.columns.reach + 1
-        total = folded.new_zeros((*folded.shape[:2], sum(lengths)))
-        rows, columns = self._by_pixel(total)
-        if self.loop.virtual:
+        """Gradient of the logits by table row, (R, u, Q), from that of the folded queries, (u, Q, C)."""
+        _, by_row, by_column, *virtual, _ = (part.permute(2, 0, 1) for part in folded.split(self.loop.parts, dim=-1))
+        rows, columns = torch.zeros_like(self.rows), torch.zeros_like(self.columns)
+        if virtual:
             row_all = torch.logaddexp(self.row_in, self.row_out)
-            inside_rows, inside_columns = slice(self.y, self.y_end), slice(self.x, self.x_end)
-            rows.copy_(self._virtual_share(self.rows, inside_rows, parts[3], self.column_out, self.column_all))
-            columns.copy_(self._virtual_share(self.columns, inside_columns, parts[3], self.row_out, row_all))
-        rows[..., self.y : self.y_end] += parts[1]
-        columns[..., self.x : self.x_end] += parts[2]
+            rows = self._virtual_share(self.rows, self.inside[0], virtual[0], self.column_out, self.column_all)
+            columns = self._virtual_share(self.columns, self.inside[1], virtual[0], self.row_out, row_all)
+        rows[self.inside[0]] += by_row
+        columns[self.inside[1]] += by_column
+        total = folded.new_zeros((sum(self.lengths), *folded.shape[:2]))
+        for view, part in zip(self._by_pixel(total), (rows, columns), strict=True):
+            view.copy_(part.flip(0).view(view.shape))
         return total
 
     def _virtual_share(
@@ -289,7 +315,7 @@ class Position:
     ) -> Tensor:
         """What the virtual key owes an axis: a line inside the map meets the other's outside, one outside all of it."""
         share = logits + (partner_all - self.virtual)
-        share[..., inside] = logits[..., inside] + (partner_out - self.virtual)
+        share[inside] = logits[inside] + (partner_out - self.virtual)
         return share.clamp_(max=0).exp_().mul_(grad)
 
 
@@ -303,15 +329,15 @@ def _hidden(axis: Axis, dtype: torch.dtype) -> Tensor:
     return torch.zeros((), dtype=dtype).where(axis.in_window(torch.device("cpu")), HIDDEN)
 
 
-def _outside(logits: Tensor, begin: int, end: int) -> Tensor:
-    return torch.cat([logits[..., :begin], logits[..., end:]], dim=-1)
+def _outside(logits: Tensor, inside: slice) -> Tensor:
+    return torch.cat([logits[: inside.start], logits[inside.stop :]])
 
 
 def _logsumexp(logits: Tensor) -> Tensor:
-    """Over the last axis, kept; of nothing it is HIDDEN rather than -inf, so that differences stay numbers."""
-    if logits.shape[-1] == 0:
-        return logits.new_full((*logits.shape[:-1], 1), HIDDEN)
-    return torch.logsumexp(logits, dim=-1, keepdim=True)
+    """Over the pixels; of none it is HIDDEN rather than -inf, so that differences stay numbers."""
+    if logits.shape[0] == 0:
+        return logits.new_full(logits.shape[1:], HIDDEN)
+    return torch.logsumexp(logits, dim=0)
 
 
 def _even_share(count: int, most: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from halonet.ops.local_attention.call import Call
-from halonet.ops.local_attention.clipped import Position, Tile, TileLoop, axis_runs, working_dtype
+from halonet.ops.local_attention.clipped import Buffers, Position, Tile, TileLoop, axis_runs, working_dtype
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
 
@@ -55,9 +55,10 @@ def _forward(
     tables = _join_tables(query, height_table, width_table, relative_scale)
     output = _empty_blocks(geometry, value, value.shape[-1], value.dtype)
     log_sum = _empty_blocks(geometry, value, 1, working_dtype(query))
+    buffers: dict[tuple[int, int, int], Buffers] = {}
     with torch.autocast("cpu", enabled=False):
         for runs in product(axis_runs(geometry.rows), axis_runs(geometry.columns)):
-            loop = TileLoop(maps, geometry, runs, tables, scale)
+            loop = TileLoop(maps, geometry, runs, tables, scale, buffers)
             for tile in loop.tiles():
                 keys, values = loop.load_keys(tile)
                 for rows in loop.query_rows():
@@ -104,8 +105,8 @@ def _backward(
     if height_table is None or width_table is None:
         return (*maps, query.new_empty(0), query.new_empty(0))
     total = gradients.tables * relative_scale
-    split = total.split([height_table.shape[0], width_table.shape[0]])
-    return (*maps, split[0].to(height_table.dtype, copy=True), split[1].to(width_table.dtype, copy=True))
+    row, column = (part.flip(0) for part in total.split([height_table.shape[0], width_table.shape[0]]))
+    return (*maps, row.to(height_table.dtype), column.to(width_table.dtype))
 
 
 @_backward.register_fake
@@ -155,9 +156,10 @@ class _Gradients:
         self.tables = torch.zeros(0 if joined is None else joined.shape, dtype=dtype)
 
     def run(self) -> None:
+        buffers: dict[tuple[int, int, int], Buffers] = {}
         for runs in product(axis_runs(self.geometry.rows), axis_runs(self.geometry.columns)):
-            loop = TileLoop(self.maps, self.geometry, runs, self.joined, self.scale)
-            grad_scores = torch.empty_like(loop.score_buffer)
+            loop = TileLoop(self.maps, self.geometry, runs, self.joined, self.scale, buffers)
+            grad_scores = torch.empty_like(loop.buffers.scores)
             for tile in loop.tiles():
                 keys, values = loop.load_keys(tile)
                 grad_keys = grad_values = keys.new_empty(0)
@@ -179,8 +181,8 @@ class _Gradients:
         content = folded[..., : loop.channels]
         if loop.tables is not None:
             logits = position.gradient(folded)
-            content = torch.matmul(logits, loop.tables).add_(content)
-            self.tables += torch.bmm(logits.transpose(1, 2), position.query).sum(dim=0)
+            content = (logits.flatten(1).t() @ loop.tables).view(content.shape).add_(content)
+            self.tables += torch.bmm(logits.transpose(0, 1), position.query).sum(dim=0)
         target.copy_(content.unflatten(1, target.shape[4:6]).unflatten(0, target.shape[:4]))
 
 
@@ -252,7 +254,7 @@ def _empty_blocks(geometry: Geometry, like: Tensor, channels: int, dtype: torch.
 
 
 def _join_tables(query: Tensor, height: Tensor | None, width: Tensor | None, relative_scale: float) -> Tensor | None:
-    """Both tables, scaled, one below the other: (R, D)."""
+    """Both tables, scaled, each from its last row to its first, one below the other: (R, D)."""
     if height is None or width is None:
         return None
-    return torch.cat([height, width]).to(working_dtype(query)) * relative_scale
+    return torch.cat([height.flip(0), width.flip(0)]).to(working_dtype(query)) * relative_scale
