@@ -20,6 +20,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         beside.touch()
         mode = beside.stat().st_mode  # what the user's umask gives; some writers make their files private
+        beside.unlink()
         yield beside
         beside.chmod(mode)
         with beside.open("rb") as file:
