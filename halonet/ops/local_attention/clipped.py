@@ -2,9 +2,9 @@
 
 Three ideas (derived in NOTES.md):
 
-* A neighbourhood is clipped to the map, so border keys are never gathered. With border "zeros" they do take part,
-  but only through their position: the sum over all of them separates into rows times columns, and one virtual key
-  with that logit and value 0 stands for them all.
+* On small maps, and where border keys do not take part, a neighbourhood is clipped to the map and border keys are
+  never gathered. With border "zeros" they do take part, but only through their position: the sum over all of them
+  separates into rows times columns, and one virtual key with that logit and value 0 stands for them all.
 * The position term is folded into the channels: queries carry a logit per key row and column, keys a one-hot row
   and column, and one matrix product makes the whole logit.
 * Blocks are taken a few at a time into reused buffers that fit the cache, and the backward pass recomputes the
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
-# Bytes of the logits of a tile: about the second-level caches of two present CPU cores.
-TILE_BYTES = 1 << 21
+# Bytes of the logits of a tile: fewer, and the steps between products cost more than they; more, and caches overflow.
+TILE_BYTES = 1 << 22
 HIDDEN = -1e30  # exp() of it is 0, and a few of them add up without overflow
 
 
@@ -43,8 +43,24 @@ class Run:
     length: int
 
 
+def clips(axis: Axis) -> bool:
+    """Whether neighbourhoods are clipped along an axis, rather than the map padded with zeros.
+
+    Keys that do not take part must be clipped. Border zeros may be either: with one or two blocks, all at the border,
+    clipping saves more products than its shorter runs cost.
+    """
+    return axis.border != "zeros" or axis.num_blocks <= 2
+
+
+def axis_padding(axis: Axis) -> tuple[int, int]:
+    """Pixels of zeros before and after the map along an axis."""
+    return (0, 0) if clips(axis) else (axis.halo, axis.halo + axis.extended - axis.size)
+
+
 def axis_runs(axis: Axis) -> list[Run]:
-    """The runs of an axis: one for the inner blocks, further ones where the border clips."""
+    """The runs of an axis: one for all or the inner blocks, further ones where the border clips."""
+    if not clips(axis):
+        return [Run(0, axis.num_blocks, 0, 0, axis.neighborhood)]
     runs: list[Run] = []
     for block in range(axis.num_blocks):
         begin = block * axis.block - axis.halo
@@ -79,9 +95,29 @@ class Buffers:
     """What a tile is copied to, with the constant parts of keys and values filled in."""
 
     key: Tensor  # (u, K, C)
-    value: Tensor  # (u, K, Dv + 1)
+    value: Tensor  # (u, K, Dv)
     query: Tensor  # (u, Q, C)
     scores: Tensor  # (u * Q * K,)
+
+
+def _allocate(
+    units: int, queries: int, window: tuple[int, int], parts: list[int], channels: int, dtype: torch.dtype
+) -> Buffers:
+    """Buffers for that many units of queries that see a clipped window, folded from `parts`."""
+    (height, width), real, virtual = window, math.prod(window), len(parts) == 5
+    key = torch.empty(units, real + virtual, sum(parts), dtype=dtype)
+    key[..., parts[0] : -1] = 0
+    one_hot = key[:, :real, parts[0] :].unflatten(1, window)
+    one_hot[..., :height] = torch.eye(height, dtype=dtype)[:, None]
+    one_hot[..., height : height + width] = torch.eye(width, dtype=dtype)
+    key[..., -1] = 1
+    value = torch.empty(units, real + virtual, channels, dtype=dtype)
+    if virtual:
+        key[:, -1, : parts[0]] = 0
+        key[:, -1, -2] = 1
+        value[:, -1] = 0
+    query = torch.empty(units, queries, sum(parts), dtype=dtype)
+    return Buffers(key, value, query, torch.empty(units * queries * (real + virtual), dtype=dtype))
 
 
 class TileLoop:
@@ -98,8 +134,8 @@ class TileLoop:
     ) -> None:
         """Takes queries in blocks (B, I, J, i, j, N, D), key and value maps, and joined position tables (R, D).
 
-        Each table lies from its last row to its first.
-        `buffers` are kept from one pass of a call to the next: many clip their neighbourhoods to the same size.
+        Each table lies from its last row to its first. `buffers` are kept from one pass of a call to the next: many
+        clip their neighbourhoods to the same size.
         """
         self.query, self.key, self.value = maps
         self.geometry, self.runs, self.tables, self.scale = geometry, runs, tables, scale
@@ -116,7 +152,9 @@ class TileLoop:
         units, queries = math.prod(self.counts) * self.heads, self.step * self.query_width
         kind = (self.height, self.width, units * queries)
         if kind not in buffers:
-            buffers[kind] = self._allocate(units, queries)
+            buffers[kind] = _allocate(
+                units, queries, (self.height, self.width), self.parts, self.value.shape[-1], self.dtype
+            )
         self.buffers = buffers[kind]
 
     def _plan(self) -> None:
@@ -128,24 +166,6 @@ class TileLoop:
         across = _even_share(self.runs[1].count, blocks)
         down = _even_share(self.runs[0].count, blocks // across)
         self.counts = (_even_share(self.key.shape[0], blocks // (across * down)), down, across)
-
-    def _allocate(self, units: int, queries: int) -> Buffers:
-        folded = sum(self.parts)
-        key = torch.empty(units, self.keys, folded, dtype=self.dtype)
-        key[..., self.channels : -1] = 0
-        one_hot = key[:, : self.real_keys, self.channels :].unflatten(1, (self.height, self.width))
-        one_hot[..., : self.height] = torch.eye(self.height, dtype=self.dtype)[:, None]
-        one_hot[..., self.height : self.height + self.width] = torch.eye(self.width, dtype=self.dtype)
-        key[..., -1] = 1
-        value = torch.empty(units, self.keys, self.value.shape[-1] + 1, dtype=self.dtype)
-        value[..., -1] = 1
-        if self.virtual:
-            key[:, -1, : self.channels] = 0
-            key[:, -1, -2] = 1
-            value[:, -1, :-1] = 0
-        query = torch.empty(units, queries, folded, dtype=self.dtype)
-        scores = torch.empty(units * queries * self.keys, dtype=self.dtype)
-        return Buffers(key, value, query, scores)
 
     def tiles(self) -> Iterator[Tile]:
         """The tiles, one after another."""
@@ -173,13 +193,13 @@ class TileLoop:
         return real.unflatten(0, (*tile.counts, self.heads))
 
     def load_keys(self, tile: Tile) -> tuple[Tensor, Tensor]:
-        """Copies a tile's keys, scaled, and values, with a channel of ones: (u, K, C) and (u, K, Dv + 1)."""
+        """Copies a tile's keys, scaled, and values to the buffers: (u, K, C) and (u, K, Dv)."""
         units = math.prod(tile.counts) * self.heads
         key, value = self.buffers.key[:units], self.buffers.value[:units]
         content = self.as_windows(key, tile)[..., : self.channels]
         content.copy_(self.windows(self.key, tile))
         content.mul_(self.scale)
-        self.as_windows(value, tile)[..., :-1].copy_(self.windows(self.value, tile))
+        self.as_windows(value, tile).copy_(self.windows(self.value, tile))
         return key, value
 
     def query_rows(self) -> Iterator[slice]:

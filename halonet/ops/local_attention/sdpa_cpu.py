@@ -9,9 +9,18 @@ from itertools import product
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from halonet.ops.local_attention.call import Call
-from halonet.ops.local_attention.clipped import Buffers, Position, Tile, TileLoop, axis_runs, working_dtype
+from halonet.ops.local_attention.clipped import (
+    Buffers,
+    Position,
+    Tile,
+    TileLoop,
+    axis_padding,
+    axis_runs,
+    working_dtype,
+)
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
 
@@ -51,7 +60,7 @@ def _forward(
     relative_scale: float,
 ) -> tuple[Tensor, Tensor]:
     geometry = _geometry(key, numbers, border)
-    maps = (geometry.split_queries(query), key, value)
+    maps = (geometry.split_queries(query), _padded(key, geometry), _padded(value, geometry))
     tables = _join_tables(query, height_table, width_table, relative_scale)
     output = _empty_blocks(geometry, value, value.shape[-1], value.dtype)
     log_sum = _empty_blocks(geometry, value, 1, working_dtype(query))
@@ -64,10 +73,10 @@ def _forward(
                 for rows in loop.query_rows():
                     queries, _ = loop.load_queries(tile, rows)
                     exponentials, largest = loop.exponentials(queries, keys)
-                    # The last channel of the values is 1: their sum comes with the same product.
-                    total, sums = torch.bmm(exponentials, values).split([value.shape[-1], 1], dim=-1)
+                    sums = exponentials.sum(dim=-1, keepdim=True)
+                    result = torch.bmm(exponentials, values).div_(sums)
                     target = loop.take_queries(output, tile, rows)
-                    target.copy_((total / sums).view(target.shape))
+                    target.copy_(result.view(target.shape))
                     target = loop.take_queries(log_sum, tile, rows)
                     target.copy_((largest + sums.log()).view(target.shape))
     return geometry.merge_queries(output).contiguous(), geometry.merge_queries(log_sum).contiguous()
@@ -100,8 +109,8 @@ def _backward(
         gradients = _Gradients(grad, output, log_sum, (query, key, value), geometry, tables, scale)
         gradients.run()
     grad_query = geometry.merge_queries(gradients.query).contiguous()
-    grad_key = gradients.key.mul_(scale)
-    maps = grad_query.to(query.dtype), grad_key.to(key.dtype), gradients.value.to(value.dtype)
+    grad_key, grad_value = (_unpadded(map_, geometry) for map_ in (gradients.key.mul_(scale), gradients.value))
+    maps = grad_query.to(query.dtype), grad_key.to(key.dtype), grad_value.to(value.dtype)
     if height_table is None or width_table is None:
         return (*maps, query.new_empty(0), query.new_empty(0))
     total = gradients.tables * relative_scale
@@ -144,15 +153,14 @@ class _Gradients:
     ) -> None:
         query, key, value = maps
         self.geometry, self.joined, self.scale = geometry, joined, scale
-        self.maps = (geometry.split_queries(query), key, value)
+        self.maps = (geometry.split_queries(query), _padded(key, geometry), _padded(value, geometry))
         dtype = working_dtype(query)
         grad = grad.to(dtype).contiguous()
-        # The values carry a channel of ones, the gradient minus its product with the output: dO V^T - sum(dO * O).
-        minus_delta = -(grad * output).sum(dim=-1, keepdim=True)
-        self.grad = geometry.split_queries(torch.cat([grad, minus_delta], dim=-1))
+        self.grad = geometry.split_queries(grad)
+        self.delta = geometry.split_queries((grad * output).sum(dim=-1, keepdim=True))
         self.log_sum = geometry.split_queries(log_sum)
         self.query = _empty_blocks(geometry, query, query.shape[-1], dtype)
-        self.key, self.value = (torch.zeros(map_.shape, dtype=dtype) for map_ in (key, value))
+        self.key, self.value = (torch.zeros(map_.shape, dtype=dtype) for map_ in self.maps[1:])
         self.tables = torch.zeros(0 if joined is None else joined.shape, dtype=dtype)
 
     def run(self) -> None:
@@ -168,8 +176,9 @@ class _Gradients:
                     weights = loop.weights(queries, keys)
                     grad = loop.take_queries(self.grad, tile, rows).reshape(*weights.shape[:2], -1)
                     scores = grad_scores[: weights.numel()].view(weights.shape)
-                    torch.bmm(grad, values.transpose(1, 2), out=scores).mul_(weights)
-                    grad_values = _accumulate(grad_values, weights.transpose(1, 2), grad[..., :-1], rows)
+                    delta = loop.take_queries(self.delta, tile, rows).reshape(*weights.shape[:2], 1)
+                    torch.bmm(grad, values.transpose(1, 2), out=scores).sub_(delta).mul_(weights)
+                    grad_values = _accumulate(grad_values, weights.transpose(1, 2), grad, rows)
                     grad_keys = _accumulate(grad_keys, scores.transpose(1, 2), position.query, rows)
                     self._add_query(loop, tile, rows, torch.bmm(scores, keys), position)
                 _add_windows(loop, tile, self.key, grad_keys)
@@ -244,6 +253,18 @@ def _geometry(key: Tensor, numbers: list[int], border: str) -> Geometry:
         for axis in range(2)
     ]
     return Geometry(axes[0], axes[1], None)
+
+
+def _padded(map_: Tensor, geometry: Geometry) -> Tensor:
+    """A map with zeros along the axes that are not clipped."""
+    padding = (0, 0, 0, 0, *axis_padding(geometry.columns), *axis_padding(geometry.rows))
+    return F.pad(map_, padding) if any(padding) else map_
+
+
+def _unpadded(map_: Tensor, geometry: Geometry) -> Tensor:
+    """The map itself out of a padded one, contiguous."""
+    above, left = axis_padding(geometry.rows)[0], axis_padding(geometry.columns)[0]
+    return map_[:, above : above + geometry.rows.size, left : left + geometry.columns.size].contiguous()
 
 
 def _empty_blocks(geometry: Geometry, like: Tensor, channels: int, dtype: torch.dtype) -> Tensor:
