@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
@@ -17,6 +18,8 @@ def saved(image: Image.Image, path: Path) -> Path:
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "YCbCr", "I", "F", "I;16"])
 @pytest.mark.parametrize(("in_chans", "expected"), [(1, "L"), (3, "RGB")])
 def test_every_mode_is_read(mode: str, in_chans: int, expected: str, tmp_path: Path) -> None:
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow 12.3 cannot read back the YCbCr TIFF it writes")
     image = Image.new(mode, (5, 4)) if mode != "I;16" else Image.fromarray(np.zeros((4, 5), np.uint16))
     path = saved(image, tmp_path / "picture.tiff")
     read = read_image(path, in_chans=in_chans)
