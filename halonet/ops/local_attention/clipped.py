@@ -134,7 +134,7 @@ class TileLoop:
     ) -> None:
         """Takes queries in blocks (B, I, J, i, j, N, D), key and value maps, and joined position tables (R, D).
 
-        Each table lies from its last row to its first. `buffers` are kept from one pass of a call to the next: many
+        `buffers` are kept from one pass of a call to the next: many
         clip their neighbourhoods to the same size.
         """
         self.query, self.key, self.value = maps
@@ -221,8 +221,8 @@ class TileLoop:
         content, by_row, by_column, *virtual, last = folded.split(self.parts, dim=-1)
         self._as_queries(content, query).copy_(query)
         position = Position(self, content, rows)
-        by_row.copy_(position.rows_inside.permute(1, 2, 0))
-        by_column.copy_(position.columns_inside.permute(1, 2, 0))
+        by_row.unflatten(1, query.shape[4:6]).copy_(position.rows_inside)
+        by_column.unflatten(1, query.shape[4:6]).copy_(position.columns_inside)
         for part in virtual:
             part[..., 0] = position.virtual_logit()
         if shift is None:
@@ -253,81 +253,79 @@ class TileLoop:
 
 
 class Position:
-    """Position logits of a tile's queries, split by what lies inside and outside the map on each axis.
-
-    Pixels come first, (y, u, Q) and (x, u, Q): sums over them then run along contiguous queries.
-    """
+    """Position logits of a tile's queries, split by what lies inside and outside the map on each axis."""
 
     def __init__(self, loop: TileLoop, query: Tensor, rows: slice) -> None:
         """Takes queries (u, Q, D), which are the given rows of each block."""
         self.loop, self.query, self.query_rows = loop, query, rows
         geometry = loop.geometry
         self.lengths = 2 * geometry.rows.reach + 1, 2 * geometry.columns.reach + 1
-        units, queries, _ = query.shape
         if loop.tables is None:
-            logits = query.new_zeros((sum(self.lengths), units, queries))
+            logits = query.new_zeros((*query.shape[:2], sum(self.lengths)))
         else:
-            logits = (loop.tables @ query.flatten(0, 1).t()).view(-1, units, queries)
-        by_row, by_column = (view.flip(0) for view in self._by_pixel(logits))
+            logits = query @ loop.tables.t()
+        self.rows, self.columns = self._by_pixel(logits)
         if geometry.rows.window is not None:
-            by_row = by_row + _hidden(geometry.rows, loop.dtype)[rows].t()[:, None, :, None]
-            by_column = by_column + _hidden(geometry.columns, loop.dtype).t()[:, None, None]
-        self.rows, self.columns = by_row.flatten(2), by_column.flatten(2)
+            self.rows = self.rows + _hidden(geometry.rows, loop.dtype)[rows, None]
+            self.columns = self.columns + _hidden(geometry.columns, loop.dtype)
         self.inside = tuple(slice(run.offset, run.offset + run.length) for run in loop.runs)
 
     def _by_pixel(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Views of (R, u, Q), a logit a table row, by neighbourhood pixel from the last: (y, u, i, j), (x, u, i, j).
+        """Views of (u, Q, R), a logit a table row, by neighbourhood pixel: (u, i, j, y) and (u, i, j, x).
 
-        A step to the next query moves its pixels one query step back in the table, which lies here from its last row
-        to its first: so this is a matter of strides, and they are positive.
+        A step to the next query moves its pixels one query step back in the table, so that this is a matter of strides.
         """
         rows, columns = self.loop.geometry.rows, self.loop.geometry.columns
-        _, units, queries = logits.shape
-        width, line = self.loop.query_width, units * queries
-        step = rows.relative_stride * line
-        shape = (units, queries // width, width)
-        by_row = logits.as_strided(
-            (rows.neighborhood, *shape), (line, queries, width + step, 1), step * self.query_rows.start
-        )
+        units, queries, length = logits.shape
+        width, step = self.loop.query_width, rows.relative_stride
+        shape, line = (units, queries // width, width), width * length
+        first_row = rows.reach - rows.halo - step * self.query_rows.start
+        first_column = self.lengths[0] + columns.reach - columns.halo
+        by_row = logits.as_strided((*shape, rows.neighborhood), (queries * length, line - step, length, 1), first_row)
         by_column = logits.as_strided(
-            (columns.neighborhood, *shape), (line, queries, width, 1 + step), self.lengths[0] * line
+            (*shape, columns.neighborhood), (queries * length, line, length - step, 1), first_column
         )
         return by_row, by_column
 
     @property
     def rows_inside(self) -> Tensor:
-        """(y, u, Q) of the rows the map has."""
-        return self.rows[self.inside[0]]
+        """(u, i, j, y) of the rows the map has."""
+        return self.rows[..., self.inside[0]]
 
     @property
     def columns_inside(self) -> Tensor:
-        """(x, u, Q) of the columns the map has."""
-        return self.columns[self.inside[1]]
+        """(u, i, j, x) of the columns the map has."""
+        return self.columns[..., self.inside[1]]
 
     def virtual_logit(self) -> Tensor:
         """Log-sum-exp over all border keys: (u, Q).
 
         They are the rows outside with every column, and the rows inside with the columns outside.
         """
-        self.row_out, self.row_in = _logsumexp(_outside(self.rows, self.inside[0])), _logsumexp(self.rows_inside)
-        self.column_out = _logsumexp(_outside(self.columns, self.inside[1]))
-        self.column_all = torch.logaddexp(_logsumexp(self.columns_inside), self.column_out)
+        # With pixels first, sums over them run along contiguous queries.
+        self.by_row, self.by_column = (part.permute(3, 0, 1, 2).flatten(2) for part in (self.rows, self.columns))
+        row, column = self.inside
+        self.row_out, self.row_in = _logsumexp(_outside(self.by_row, row)), _logsumexp(self.by_row[row])
+        self.column_out = _logsumexp(_outside(self.by_column, column))
+        self.column_all = torch.logaddexp(_logsumexp(self.by_column[column]), self.column_out)
         self.virtual = torch.logaddexp(self.row_out + self.column_all, self.row_in + self.column_out)
         return self.virtual
 
     def gradient(self, folded: Tensor) -> Tensor:
-        """Gradient of the logits by table row, (R, u, Q), from that of the folded queries, (u, Q, C)."""
-        _, by_row, by_column, *virtual, _ = (part.permute(2, 0, 1) for part in folded.split(self.loop.parts, dim=-1))
-        rows, columns = torch.zeros_like(self.rows), torch.zeros_like(self.columns)
+        """Gradient of the logits by table row, (u, Q, R), from that of the folded queries, (u, Q, C)."""
+        _, by_row, by_column, *virtual, _ = folded.split(self.loop.parts, dim=-1)
+        total = folded.new_zeros((*folded.shape[:2], sum(self.lengths)))
+        rows, columns = self._by_pixel(total)
         if virtual:
-            row_all = torch.logaddexp(self.row_in, self.row_out)
-            rows = self._virtual_share(self.rows, self.inside[0], virtual[0], self.column_out, self.column_all)
-            columns = self._virtual_share(self.columns, self.inside[1], virtual[0], self.row_out, row_all)
-        rows[self.inside[0]] += by_row
-        columns[self.inside[1]] += by_column
-        total = folded.new_zeros((sum(self.lengths), *folded.shape[:2]))
-        for view, part in zip(self._by_pixel(total), (rows, columns), strict=True):
-            view.copy_(part.flip(0).view(view.shape))
+            grad, row_all = virtual[0][..., 0], torch.logaddexp(self.row_in, self.row_out)
+            shares = (
+                self._virtual_share(self.by_row, self.inside[0], grad, self.column_out, self.column_all),
+                self._virtual_share(self.by_column, self.inside[1], grad, self.row_out, row_all),
+            )
+            for view, share in zip((rows, columns), shares, strict=True):
+                view.copy_(share.unflatten(2, view.shape[1:3]).permute(1, 2, 3, 0))
+        rows[..., self.inside[0]] += by_row.unflatten(1, rows.shape[1:3])
+        columns[..., self.inside[1]] += by_column.unflatten(1, rows.shape[1:3])
         return total
 
     def _virtual_share(

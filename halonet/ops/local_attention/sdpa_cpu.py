@@ -114,8 +114,8 @@ def _backward(
     if height_table is None or width_table is None:
         return (*maps, query.new_empty(0), query.new_empty(0))
     total = gradients.tables * relative_scale
-    row, column = (part.flip(0) for part in total.split([height_table.shape[0], width_table.shape[0]]))
-    return (*maps, row.to(height_table.dtype), column.to(width_table.dtype))
+    row, column = total.split([height_table.shape[0], width_table.shape[0]])
+    return (*maps, row.to(height_table.dtype, copy=True), column.to(width_table.dtype, copy=True))
 
 
 @_backward.register_fake
@@ -190,8 +190,8 @@ class _Gradients:
         content = folded[..., : loop.channels]
         if loop.tables is not None:
             logits = position.gradient(folded)
-            content = (logits.flatten(1).t() @ loop.tables).view(content.shape).add_(content)
-            self.tables += torch.bmm(logits.transpose(0, 1), position.query).sum(dim=0)
+            content = (logits @ loop.tables).add_(content)
+            self.tables += torch.bmm(logits.transpose(1, 2), position.query).sum(dim=0)
         target.copy_(content.unflatten(1, target.shape[4:6]).unflatten(0, target.shape[:4]))
 
 
@@ -275,7 +275,7 @@ def _empty_blocks(geometry: Geometry, like: Tensor, channels: int, dtype: torch.
 
 
 def _join_tables(query: Tensor, height: Tensor | None, width: Tensor | None, relative_scale: float) -> Tensor | None:
-    """Both tables, scaled, each from its last row to its first, one below the other: (R, D)."""
+    """Both tables, scaled, one below the other: (R, D)."""
     if height is None or width is None:
         return None
-    return torch.cat([height.flip(0), width.flip(0)]).to(working_dtype(query)) * relative_scale
+    return torch.cat([height, width]).to(working_dtype(query)) * relative_scale
