@@ -149,3 +149,12 @@ def test_refuses_when_it_is_built(options, message):
 def test_refuses_an_empty_map():
     with pytest.raises(ValueError, match="must not be empty"):
         layer_with()(torch.randn(0, 8, 4, 4))
+
+
+def test_an_exported_program_holds_torchs_own_operators_only():
+    """So that it runs where halonet is not installed."""
+    layer = HaloAttention(8, num_heads=2, block_size=4, halo_size=1).eval()
+    program = torch.export.export(layer, (torch.randn(1, 8, 8, 8),))
+    called = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
+    assert called
+    assert not any("halonet" in name for name in called)
