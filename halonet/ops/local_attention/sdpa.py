@@ -2,8 +2,9 @@
 
 A query's position term is one number a key row plus one a key column. Appending these numbers to the query, and
 a one-hot row and column to the key, makes the dot product of the longer vectors the whole logit; windows and
-borders are large negative numbers in the same places. No logit or mask of query x key size ever exists. See
-NOTES.md. Shape letters as in `geometry`.
+borders are large negative numbers in the same places. Only a static bias needs a mask, of one block. On a CPU most
+calls go through the tiles of `sdpa_cpu`, with the same folding and explicit products. See NOTES.md. Shape letters as
+in `geometry`.
 """
 
 from __future__ import annotations
