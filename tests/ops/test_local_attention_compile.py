@@ -65,7 +65,7 @@ def test_the_cpu_operator_keeps_what_it_declares(relative, options):
     numbers = [4, 4, 1, 1, stride, stride, options.get("window", -1)]
     inputs = (*(tensors.get(name) for name in ("query", "key", "value", "height_table", "width_table")), numbers)
     operator = torch.ops.halonet.local_attention_cpu.default
-    torch.library.opcheck(operator, (*inputs, options.get("border", "zeros"), 0.5, 1.0))
+    torch.library.opcheck(operator, (*inputs, options.get("border", "zeros"), 0.5, 1.0, True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -54,5 +54,5 @@ def test_answers_do_not_depend_on_the_tiles(tile_bytes, dtype, monkeypatch):
     monkeypatch.setattr(clipped, "TILE_BYTES", tile_bytes)
     actual = output_and_gradients(local_attention, case.tensors(dtype=dtype), **case.arguments, backend="sdpa")
     for name, tensor in expected.items():
-        band = 8 * torch.finfo(dtype).eps * tensor.abs().max().item()
+        band = 16 * torch.finfo(dtype).eps * tensor.abs().max().item()
         torch.testing.assert_close(actual[name], tensor, rtol=0, atol=band)
