@@ -32,7 +32,7 @@ class DataConfig:
     in_chans: Literal[1, 3] | None = None
     val_fraction: float = 0.1
     test_fraction: float = 0.2
-    split_seed: int = 0
+    split_seed: int = 2021
     augment: Literal["auto", "none", "affine", "photo"] = "auto"
     randaugment: float | None = None
     crop_scale: float = 0.08
