@@ -68,6 +68,7 @@ IMPLEMENTATIONS: dict[str, Callable[[Stage], nn.Module]] = {
     "timm": timm_layer,
     "reference": lambda stage: halo_attention_like(timm_layer(stage), backend="reference"),
     "sdpa": lambda stage: halo_attention_like(timm_layer(stage), backend="sdpa"),
+    "numba": lambda stage: halo_attention_like(timm_layer(stage), backend="numba"),
 }
 
 

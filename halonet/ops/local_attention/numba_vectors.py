@@ -1,0 +1,286 @@
+"""Vector registers for numba: the few operations that the CPU kernels are made of.
+
+numba's loops leave it to LLVM whether values stay in registers; the kernels live from their staying there. A `Vector`
+is an LLVM vector of LANES numbers, and every function below is one or a few instructions on whatever vector unit the
+processor has (LLVM splits longer vectors than it has). Indices are in elements; addresses are plain integers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic, models, register_model
+
+LANES = 16
+
+
+class Vector(types.Type):
+    """LANES numbers of one type."""
+
+    def __init__(self, element: types.Type) -> None:
+        super().__init__(name=f"Vector({element})")
+        self.element = element
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Vector) -> None:
+        super().__init__(manager, kind, ir.VectorType(manager.lookup(kind.element).get_value_type(), LANES))
+
+
+def _vector_pointer(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, vector: ir.Type) -> ir.Value:
+    return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
+
+
+def _array_data(context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> ir.Value:
+    return context.make_array(kind)(context, builder, value).data
+
+
+def _element_bytes(kind: types.Type) -> int:
+    return int(kind.bitwidth) // 8
+
+
+def _splat(builder: ir.IRBuilder, scalar: ir.Value) -> ir.Value:
+    vector = ir.VectorType(scalar.type, LANES)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.IntType(32)(0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), zeros)
+
+
+def _constant(vector: ir.Type, value: float | int) -> ir.Constant:
+    return ir.Constant(vector, [value] * LANES)
+
+
+def _llvm(builder: ir.IRBuilder, name: str, arguments: list[ir.Value]) -> ir.Value:
+    """Calls llvm.<name> for the type of the arguments, which is the type of the result."""
+    kind = arguments[0].type
+    suffix = f"v{LANES}{'f64' if kind.element == ir.DoubleType() else 'f32'}"
+    function_type = ir.FunctionType(kind, [argument.type for argument in arguments])
+    function = builder.module.declare_intrinsic(f"llvm.{name}.{suffix}", fnty=function_type)
+    return builder.call(function, arguments)
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """LANES numbers of a flat array."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = context.get_value_type(signature.return_type)
+        data = _array_data(context, builder, signature.args[0], values[0])
+        return builder.load(
+            _vector_pointer(builder, data, values[1], vector), align=_element_bytes(signature.args[0].dtype)
+        )
+
+    return Vector(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
+    """Writes LANES numbers to a flat array."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = _array_data(context, builder, signature.args[0], values[0])
+        pointer = _vector_pointer(builder, data, values[1], values[2].type)
+        builder.store(values[2], pointer, align=_element_bytes(signature.args[0].dtype))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def splat_at(typing: Any, array: Any, index: Any) -> Any:
+    """One number of a flat array in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = _array_data(context, builder, signature.args[0], values[0])
+        return _splat(builder, builder.load(builder.gep(data, [values[1]])))
+
+    return Vector(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def splat(typing: Any, scalar: Any) -> Any:
+    """One number in every lane."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _splat(builder, values[0])
+
+    return Vector(scalar)(scalar), generate
+
+
+def _masked(context: Any, builder: Any, address: Any, index: Any, count: Any, element: Any) -> tuple[Any, Any]:
+    """The vector's pointer and the mask of its first `count` lanes."""
+    kind = context.get_value_type(element)
+    base = builder.inttoptr(address, kind.as_pointer())
+    vector = ir.VectorType(kind, LANES)
+    lanes = ir.Constant(ir.VectorType(ir.IntType(64), LANES), list(range(LANES)))
+    mask = builder.icmp_signed("<", lanes, _splat(builder, count))
+    return _vector_pointer(builder, base, index, vector), mask
+
+
+@intrinsic
+def load_part(typing: Any, address: Any, index: Any, count: Any, zero: Any) -> Any:
+    """The first `count` numbers, of the type of `zero`, at an address; zeros in the other lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element = signature.args[3]
+        pointer, mask = _masked(context, builder, *values[:3], element)
+        vector = pointer.type.pointee
+        suffix = "f64" if _element_bytes(element) == 8 else "f32"
+        align = ir.IntType(32)(_element_bytes(element))
+        function_type = ir.FunctionType(vector, [pointer.type, ir.IntType(32), mask.type, vector])
+        function = builder.module.declare_intrinsic(f"llvm.masked.load.v{LANES}{suffix}.p0", fnty=function_type)
+        return builder.call(function, [pointer, align, mask, _constant(vector, 0.0)])
+
+    return Vector(zero)(types.int64, types.int64, types.int64, zero), generate
+
+
+@intrinsic
+def store_part(typing: Any, address: Any, index: Any, count: Any, vector: Any) -> Any:
+    """Writes the first `count` lanes to an address."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        element = signature.args[3].element
+        pointer, mask = _masked(context, builder, *values[:3], element)
+        suffix = "f64" if _element_bytes(element) == 8 else "f32"
+        align = ir.IntType(32)(_element_bytes(element))
+        function_type = ir.FunctionType(ir.VoidType(), [values[3].type, pointer.type, ir.IntType(32), mask.type])
+        function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}{suffix}.p0", fnty=function_type)
+        builder.call(function, [values[3], pointer, align, mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, vector), generate
+
+
+@intrinsic
+def add(typing: Any, a: Any, b: Any) -> Any:
+    """a + b."""
+    return a(a, b), lambda context, builder, signature, values: builder.fadd(*values)
+
+
+@intrinsic
+def subtract(typing: Any, a: Any, b: Any) -> Any:
+    """a - b."""
+    return a(a, b), lambda context, builder, signature, values: builder.fsub(*values)
+
+
+@intrinsic
+def multiply(typing: Any, a: Any, b: Any) -> Any:
+    """a * b."""
+    return a(a, b), lambda context, builder, signature, values: builder.fmul(*values)
+
+
+@intrinsic
+def divide(typing: Any, a: Any, b: Any) -> Any:
+    """a / b."""
+    return a(a, b), lambda context, builder, signature, values: builder.fdiv(*values)
+
+
+@intrinsic
+def maximum(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of a and b."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *values), *values)
+
+    return a(a, b), generate
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, rounded once."""
+    return a(a, b, c), lambda context, builder, signature, values: _llvm(builder, "fma", list(values))
+
+
+@intrinsic
+def log(typing: Any, a: Any) -> Any:
+    """Natural logarithm, lane by lane."""
+    return a(a), lambda context, builder, signature, values: _llvm(builder, "log", list(values))
+
+
+@intrinsic
+def exp(typing: Any, a: Any) -> Any:
+    """exp of numbers that are not much above 0: below -87 it is 0 in single precision."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        if signature.args[0].element == types.float64:
+            return _llvm(builder, "exp", list(values))
+        return _exp_single(builder, values[0])
+
+    return a(a), generate
+
+
+# Minimax polynomial of (exp(x) - 1 - x) / x^2 on |x| <= log(2) / 2, highest power first (Cephes' expf).
+_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+_LOG2_HIGH, _LOG2_LOW = 0.693359375, -2.12194440e-4
+_ROUND = 1.5 * 2.0**23  # adding it rounds to an integer, which then stands in the lowest bits
+
+
+def _exp_single(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """2^n times a polynomial of the rest, without branches; NaN stays NaN."""
+    vector, integers = x.type, ir.VectorType(ir.IntType(32), LANES)
+
+    def single(value: float) -> ir.Constant:
+        return _constant(vector, float(np.float32(value)))
+
+    def multiply_add(a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        return _llvm(builder, "fma", [a, b, c])
+
+    shifted = multiply_add(x, single(1.4426950408889634), single(_ROUND))
+    power = builder.fsub(shifted, single(_ROUND))
+    rest = multiply_add(power, single(-_LOG2_HIGH), x)
+    rest = multiply_add(power, single(-_LOG2_LOW), rest)
+    polynomial: ir.Value = single(_EXP[0])
+    for coefficient in _EXP[1:]:
+        polynomial = multiply_add(polynomial, rest, single(coefficient))
+    polynomial = multiply_add(builder.fmul(rest, rest), polynomial, builder.fadd(rest, single(1.0)))
+    bits = builder.shl(
+        builder.add(builder.bitcast(shifted, integers), _constant(integers, 127)), _constant(integers, 23)
+    )
+    result = builder.fmul(polynomial, builder.bitcast(bits, vector))
+    return builder.select(builder.fcmp_ordered("<", x, single(-87.0)), _constant(vector, 0.0), result)
+
+
+@intrinsic
+def transpose(typing: Any, source: Any, first: Any, stride: Any, target: Any, to: Any, to_stride: Any) -> Any:
+    """LANES rows of LANES numbers of a flat array, `stride` apart, as columns of another."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        vector = context.get_value_type(Vector(signature.args[0].dtype))
+        align = _element_bytes(signature.args[0].dtype)
+        inputs = _array_data(context, builder, signature.args[0], values[0])
+        outputs = _array_data(context, builder, signature.args[3], values[3])
+
+        def row(base: ir.Value, begin: ir.Value, step: ir.Value, number: int) -> ir.Value:
+            index = builder.add(begin, builder.mul(step, step.type(number)))
+            return _vector_pointer(builder, base, index, vector)
+
+        rows = [builder.load(row(inputs, values[1], values[2], n), align=align) for n in range(LANES)]
+        for n, column in enumerate(_transposed(builder, rows)):
+            builder.store(column, row(outputs, values[4], values[5], n), align=align)
+        return context.get_dummy_value()
+
+    return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate
+
+
+def _transposed(builder: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
+    """log2(LANES) rounds, each of which swaps halves of blocks between pairs of rows."""
+    distance = LANES // 2
+    while distance:
+        low = [n if not n & distance else LANES + n - distance for n in range(LANES)]
+        high = [n + distance if not n & distance else LANES + n for n in range(LANES)]
+        swapped = list(rows)
+        for n in range(LANES):
+            if not n & distance:
+                pair = rows[n], rows[n + distance]
+                swapped[n] = _shuffle(builder, pair, low)
+                swapped[n + distance] = _shuffle(builder, pair, high)
+        rows, distance = swapped, distance // 2
+    return rows
+
+
+def _shuffle(builder: ir.IRBuilder, pair: tuple[ir.Value, ir.Value], order: list[int]) -> ir.Value:
+    return builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(ir.IntType(32), LANES), order))
