@@ -25,11 +25,11 @@ help:
 
 # A stamp lies in the environment itself, so that deleting .venv also forgets it.
 $(VENV)/.train-is-set-up: $(SETUP_INPUTS)
-	@scripts/setup.sh $(VENV) train
+	@scripts/setup.sh $(VENV) cpu,train
 	@touch $@
 
 $(VENV)/.dev-is-set-up: $(SETUP_INPUTS)
-	@scripts/setup.sh $(VENV) train,dev
+	@scripts/setup.sh $(VENV) cpu,train,dev
 	@touch $@ $(VENV)/.train-is-set-up
 
 setup: $(VENV)/.train-is-set-up

@@ -21,7 +21,7 @@ def _threads():
 
 def test_gate_passes_and_tells_the_differences():
     differences = benchmark.check_agreement(TINY, batch=2)
-    assert differences.keys() == {"reference", "sdpa"}
+    assert differences.keys() == {"reference", "sdpa", "numba"}
     assert all(0 <= difference < 1e-5 for difference in differences.values())
 
 
@@ -61,7 +61,7 @@ def test_one_tiny_round(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     for mode in benchmark.MODES:
         rows = report["stages"][0][mode]
-        assert rows.keys() == {"timm", "reference", "sdpa"}
+        assert rows.keys() == {"timm", "reference", "sdpa", "numba"}
         assert rows["timm"]["times_as_fast"] == report["geometric_mean"][mode]["timm"]["times_as_fast"] == 1
         for name, row in rows.items():
             assert 0 < row["fastest_ms"] <= row["median_ms"] <= row["slowest_ms"]

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,8 @@ RANKS = {
     "__main__": 7,
 }
 FACE_RANK = RANKS["models"]  # `from halonet import create_model`: the face stands on models
-OPTIONAL = {"lightning", "matplotlib", "sklearn", "torchmetrics", "tensorboard", "jsonargparse", "rich", "triton"}
+COMPILERS = {"triton", "numba", "llvmlite"}
+OPTIONAL = {"lightning", "matplotlib", "sklearn", "torchmetrics", "tensorboard", "jsonargparse", "rich"}
 
 
 def module_name(path: Path) -> str:
@@ -70,8 +72,12 @@ def imports(source: str) -> Iterator[tuple[str, bool, int]]:
 
 
 def is_kernel_file(module: str) -> bool:
-    """Files that hold Triton kernels import triton at their top; others reach them inside functions only."""
-    return any(part.startswith("triton_") for part in module.split("."))
+    """Kernels import their compiler at their top; others reach them inside functions only.
+
+    They have a folder triton_* or numba_*, with an `operator` that anyone may import, and `constants`.
+    """
+    folders = pairwise(module.split("."))
+    return any(a.startswith(("triton_", "numba_")) and b not in {"operator", "constants"} for a, b in folders)
 
 
 def violations(module: str, source: str) -> list[str]:
@@ -88,12 +94,12 @@ def violations(module: str, source: str) -> list[str]:
             elif rank_of(target) > rank_of(module) or (package and rank_of(target) == rank_of(module)):
                 found.append(f"{where}: not downwards")
             if not lazy and is_kernel_file(name) and not is_kernel_file(module):
-                found.append(f"{where}: Triton kernels are reached inside functions only")
+                found.append(f"{where}: kernels are reached inside functions only")
         elif top in {"lightning", "pytorch_lightning"} and package != "training":
             found.append(f"{where}: Lightning belongs to halonet.training")
-        elif top == "triton":
+        elif top in COMPILERS:
             if not lazy and not is_kernel_file(module):
-                found.append(f"{where}: triton is imported inside functions only")
+                found.append(f"{where}: compilers are imported inside functions only")
         elif top in OPTIONAL and not lazy and package in {"", "ops", "layers", "models", "cli"}:
             found.append(f"{where}: an optional library at import time")
     return found
@@ -115,8 +121,8 @@ def test_imports_run_downwards(module: str) -> None:
         ("halonet", "from halonet import training", "not downwards"),
         ("halonet.analysis.x", "def f():\n    import lightning", "Lightning belongs"),
         ("halonet.ops.x", "import triton", "inside functions only"),
-        ("halonet.ops.x", "from halonet.ops.y import triton_kernels", "inside functions only"),
-        ("halonet.ops.x", "from halonet.ops.y.triton_kernels import forward", "inside functions only"),
+        ("halonet.ops.x", "from halonet.ops.triton_gpu import forward", "inside functions only"),
+        ("halonet.ops.x", "from halonet.ops.numba_cpu.forward import forward", "inside functions only"),
         ("halonet.models.x", "import matplotlib.pyplot", "optional library"),
     ],
 )
@@ -130,8 +136,9 @@ def test_the_rules_bite(module: str, source: str, complaint: str) -> None:
         ("halonet.layers.x", "from halonet.ops import local_attention"),
         ("halonet.layers.x", "from halonet import ops"),
         ("halonet.training.x", "import lightning\nfrom halonet import create_model, data"),
-        ("halonet.ops.x", "def f():\n    import triton\n    from halonet.ops.y import triton_kernels"),
-        ("halonet.ops.triton_kernels", "import triton"),
+        ("halonet.ops.x", "def f():\n    import triton\n    from halonet.ops.triton_gpu import kernels"),
+        ("halonet.ops.triton_gpu.forward", "import triton"),
+        ("halonet.ops.x", "from halonet.ops.numba_cpu.operator import run"),
         ("halonet.models.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import matplotlib"),
         ("halonet", "from halonet import ops\nfrom halonet.models import create_model"),
     ],
@@ -154,7 +161,7 @@ from halonet.ops import local_attention
 x = torch.randn(1, 5, 6, 2, 4)
 print(tuple(local_attention(x, x, x, block_size=4, halo_size=1).shape), len(halonet.list_models("halonet_h*")) > 7)
 """
-    result = run_blocked(code, OPTIONAL)
+    result = run_blocked(code, OPTIONAL | COMPILERS)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "(1, 5, 6, 2, 4) True"
 

@@ -245,7 +245,7 @@ def _dead_rows(module: nn.Module) -> int:
 
 
 def _weights(module: nn.Module, own: Iterable[tuple[str, Tensor]]) -> int:
-    kept = {nn.Conv2d: ("weight",), nn.Linear: ("weight", "bias")}.get(type(module), ())
+    kept = ("weight",) if isinstance(module, nn.Conv2d) else ("weight", "bias") if isinstance(module, nn.Linear) else ()
     return sum(tensor.numel() for key, tensor in own if key in kept)
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from halonet.layers.pointwise import Pointwise
 from halonet.ops import local_attention, resize_table, split_tables
 from halonet.ops.local_attention.backends import BACKENDS
 from halonet.ops.local_attention.checks import BORDERS, pair
@@ -93,8 +94,8 @@ class HaloAttention(nn.Module):
         self.backend = backend
 
         options = {"device": device, "dtype": dtype}
-        self.query = nn.Conv2d(dim, self.dim_qk, 1, stride=self.query_stride, bias=False, **options)  # type: ignore[arg-type]
-        self.key_value = nn.Conv2d(dim, self.dim_qk + self.dim_out, 1, bias=False, **options)  # type: ignore[arg-type]
+        self.query = Pointwise(dim, self.dim_qk, 1, stride=self.query_stride, bias=False, **options)  # type: ignore[arg-type]
+        self.key_value = Pointwise(dim, self.dim_qk + self.dim_out, 1, bias=False, **options)  # type: ignore[arg-type]
         for axis, (length, channels) in zip(("height", "width"), self._table_shapes(feat_size), strict=True):
             table = None if relative == "none" else nn.Parameter(torch.empty(length, channels, **options))  # type: ignore[arg-type]
             self.register_parameter(f"{axis}_table", table)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "sdpa")
+BACKENDS = ("reference", "sdpa", "numba")
 
 # Tensors whose gradients are compared, under the names of the op's arguments ("relative" is two tables).
 TENSORS = (

@@ -31,9 +31,9 @@ def test_the_tests_cover_every_backend():
 
 def test_auto_is_explained():
     said = lines_of(explain_backend(**arguments()))
-    assert [name for name, verdict in said.items() if verdict.startswith("chosen")] == ["sdpa"]
+    assert [name for name, verdict in said.items() if verdict.startswith("chosen")] == ["numba"]
     for name, verdict in said.items():
-        if name != "sdpa":
+        if name != "numba":
             assert verdict.startswith("refused")
             assert len(verdict.split()) > 3, f"{name} is refused without a reason: {verdict}"
 
@@ -69,7 +69,7 @@ def test_auto_passes_over_a_backend_that_refuses_and_says_why():
     torch.testing.assert_close(output, local_attention(**arguments(backend="reference")))
     said = lines_of(explain_backend(**arguments()))
     assert said["stub"] == "refused, it needs a device that is not here"
-    assert said["sdpa"].startswith("chosen")
+    assert said["numba"].startswith("chosen")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

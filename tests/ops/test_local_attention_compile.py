@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from halonet.ops import local_attention
-from tests.ops.cases import BACKENDS, CASES, Case, assert_same, output_and_gradients
+from tests.ops.cases import BACKENDS, CASES, Case, assert_same, call, output_and_gradients
 
 _HALO = Case(map_size=(8, 8), block_size=4, halo_size=1, relative=True)
 
@@ -55,17 +56,48 @@ def test_compiled_options(name, backend):
     check_compiled(name, backend, compiler="inductor")
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"window": 3, "border": "mask"}], ids=str)
-@pytest.mark.parametrize("relative", [True, False])
-def test_the_cpu_operator_keeps_what_it_declares(relative, options):
+OPERATOR_CASES = {
+    "halonet": ("numba", "tiles"),
+    "downsampling-odd-map": ("numba", "tiles"),
+    "bare-halo-zero": ("numba", "tiles"),
+    "vision-longformer": ("numba",),
+    "circular-bias": ("numba",),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "operator"), [(name, operator) for name, operators in OPERATOR_CASES.items() for operator in operators]
+)
+def test_the_cpu_operators_keep_what_they_declare(name, operator):
     """Schema, shapes and strides without data, and gradients, as torch checks them for a custom operator."""
-    case = Case(map_size=(7, 6), block_size=4, halo_size=1, relative=relative, options=options)
-    tensors = case.tensors(dtype=torch.float32)
-    stride = options.get("stride", 1)
-    numbers = [4, 4, 1, 1, stride, stride, options.get("window", -1)]
-    inputs = (*(tensors.get(name) for name in ("query", "key", "value", "height_table", "width_table")), numbers)
-    operator = torch.ops.halonet.local_attention_cpu.default
-    torch.library.opcheck(operator, (*inputs, options.get("border", "zeros"), 0.5, 1.0, True))
+    case = COMPILED_CASES[name]
+    packet = getattr(torch.ops.halonet, f"local_attention_{operator}")
+    with _Recorded(packet.default) as given:
+        call(local_attention, case.tensors(), **case.arguments, backend="numba" if operator == "numba" else "sdpa")
+    (arguments,) = given
+    assert arguments[-1]  # asked for what the backward pass needs
+    torch.library.opcheck(packet.default, tuple(arguments))
+
+
+class _Recorded(TorchDispatchMode):
+    """The arguments an operator is called with."""
+
+    def __init__(self, operator):
+        super().__init__()
+        self.operator, self.arguments = operator, []
+
+    def __enter__(self):
+        super().__enter__()
+        return self.arguments
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function == self.operator:
+            self.arguments.append([leaf(argument) for argument in args])
+        return function(*args, **(kwargs or {}))
+
+
+def leaf(argument):
+    return argument.detach().requires_grad_() if isinstance(argument, torch.Tensor) else argument
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from halonet.ops import local_attention
-from halonet.ops.local_attention import clipped
+from halonet.ops.local_attention.tiles import clipped
 from tests.ops.cases import CASES, Case, assert_same, output_and_gradients
 
 

@@ -14,121 +14,77 @@ from torch import Tensor
 from halonet.ops.local_attention.call import Call
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
-Pair = tuple[Tensor, Tensor]
-# (query, key, value, tables, geometry, scale, relative_scale, for_backward) -> output, and the log-sum-exp of every
-# query, (B, Hq, Wq, N, 1) in the working dtype, with no channel unless for_backward.
-Forward = Callable[[Tensor, Tensor, Tensor, Pair | None, Geometry, float, float, bool], Pair]
-# (grad, output, log_sum, query, key, value, tables, geometry, scale, relative_scale) -> gradients of query, key, value
-# and tables, in any dtype.
-Backward = Callable[..., tuple[Tensor, Tensor, Tensor, Pair | None]]
+HIDDEN = -1e30  # logit of a hidden key: exp() of it is 0, and a few of them add up without overflow
+
+# (call, for_backward) -> output, in any dtype, and what the softmax was normalized with, which the backward pass needs:
+# (B, Hq, Wq, N, kept) in the working dtype, with no channel unless for_backward.
+Forward = Callable[[Call, bool], tuple[Tensor, Tensor]]
+# (grad, output, norm, call) -> gradients of `_tensors` in any dtype; for one the call has not, None or anything.
+Backward = Callable[[Tensor, Tensor, Tensor, Call], tuple[Tensor | None, ...]]
+
+_SCHEMA_TENSORS = (
+    "Tensor query, Tensor key, Tensor value, Tensor? height_table, Tensor? width_table, Tensor? bias, "
+    "Tensor? extra_key, Tensor? extra_value, Tensor? extra_bias"
+)
+_SCHEMA_REST = "SymInt[] numbers, str border, float scale, float relative_scale"
 
 
-def define(name: str, forward: Forward, backward: Backward) -> Callable[[Call], Tensor]:
-    """Makes operators halonet::<name> and halonet::<name>_backward of two functions; gives the way from a call in."""
+def define(name: str, forward: Forward, backward: Backward, *, kept: int) -> Callable[[Call], Tensor]:
+    """Makes operators halonet::<name> and halonet::<name>_backward of two functions; gives the way from a call in.
 
-    @torch.library.custom_op(f"halonet::{name}", mutates_args=(), device_types="cpu")
-    def run_forward(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        height_table: Tensor | None,
-        width_table: Tensor | None,
-        numbers: list[int],
-        border: str,
-        scale: float,
-        relative_scale: float,
-        for_backward: bool,
-    ) -> tuple[Tensor, Tensor]:
-        geometry = _geometry(key, numbers, border)
-        tables = None if height_table is None or width_table is None else (height_table, width_table)
+    kept: numbers a query that the forward pass keeps for the backward pass.
+    """
+    options: dict[str, Any] = {"mutates_args": (), "device_types": "cpu"}
+
+    def run_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        call = _call(arguments[:-1])
         with torch.autocast("cpu", enabled=False):
-            output, log_sum = forward(query, key, value, tables, geometry, scale, relative_scale, for_backward)
-        return output.to(query.dtype), log_sum
+            output, norm = forward(call, arguments[-1])
+        return output.to(call.query.dtype), norm
 
-    @run_forward.register_fake
-    def _(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        height_table: Tensor | None,
-        width_table: Tensor | None,
-        numbers: list[int],
-        border: str,
-        scale: float,
-        relative_scale: float,
-        for_backward: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        query, value, for_backward = arguments[0], arguments[2], arguments[-1]
         output = query.new_empty((*query.shape[:4], value.shape[4]))
-        return output, query.new_empty((*query.shape[:4], int(for_backward)), dtype=working_dtype(query))
+        return output, query.new_empty((*query.shape[:4], kept * for_backward), dtype=working_dtype(query))
 
-    @torch.library.custom_op(f"halonet::{name}_backward", mutates_args=(), device_types="cpu")
-    def run_backward(
-        grad: Tensor,
-        output: Tensor,
-        log_sum: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        height_table: Tensor | None,
-        width_table: Tensor | None,
-        numbers: list[int],
-        border: str,
-        scale: float,
-        relative_scale: float,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        geometry = _geometry(key, numbers, border)
-        tables = None if height_table is None or width_table is None else (height_table, width_table)
-        maps = (query, key, value)
+    def run_backward(grad: Tensor, output: Tensor, norm: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
         with torch.autocast("cpu", enabled=False):
-            results = backward(grad, output, log_sum, *maps, tables, geometry, scale, relative_scale)
-        *grad_maps, grad_tables = results
-        pairs = list(zip(grad_maps, maps, strict=True))
-        if tables is None or grad_tables is None:
-            nothing = (query.new_empty(0), query.new_empty(0))
-        else:
-            nothing = ()
-            pairs += zip(grad_tables, tables, strict=True)
-        q, k, v, *rest = (part.to(like.dtype).contiguous() for part, like in pairs)
-        height, width = (*rest, *nothing)
-        return q, k, v, height, width
+            gradients = backward(grad, output, norm, _call(arguments))
+        query = arguments[0]
+        return tuple(
+            query.new_empty(0) if like is None or part is None else part.to(like.dtype).contiguous()
+            for part, like in zip(gradients, arguments[:9], strict=True)
+        )
 
-    @run_backward.register_fake
-    def _(
-        grad: Tensor,
-        output: Tensor,
-        log_sum: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        height_table: Tensor | None,
-        width_table: Tensor | None,
-        *_: object,
-    ) -> tuple[Tensor, ...]:
-        tables = [query.new_empty(0) if t is None else t.new_empty(t.shape) for t in (height_table, width_table)]
-        return (*(t.new_empty(t.shape) for t in (query, key, value)), *tables)
+    def fake_backward(grad: Tensor, output: Tensor, norm: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+        return tuple(arguments[0].new_empty(0 if like is None else like.shape) for like in arguments[:9])
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Pair) -> None:
-        *tensors, numbers, border, scale, relative_scale, _ = inputs
-        ctx.rest = (numbers, border, scale, relative_scale)
+    schema = f"({_SCHEMA_TENSORS}, {_SCHEMA_REST}, bool for_backward) -> (Tensor, Tensor)"
+    operator = torch.library.custom_op(f"halonet::{name}", run_forward, schema=schema, **options)
+    operator.register_fake(fake_forward)
+    schema = f"(Tensor grad, Tensor output, Tensor norm, {_SCHEMA_TENSORS}, {_SCHEMA_REST}) -> ("
+    schema += ", ".join(["Tensor"] * 9) + ")"
+    gradient_operator = torch.library.custom_op(f"halonet::{name}_backward", run_backward, schema=schema, **options)
+    gradient_operator.register_fake(fake_backward)
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.rest = inputs[9:-1]
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*tensors, *output)
+        ctx.save_for_backward(*inputs[:9], *output)
 
     def gradient(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, output, log_sum = ctx.saved_tensors
-        operator = getattr(torch.ops.halonet, f"{name}_backward")
-        query, key, value, row, column = operator(grad, output, log_sum, *inputs, *ctx.rest)
-        tables = (None, None) if inputs[3] is None else (row, column)
-        return query, key, value, *tables, None, None, None, None, None
+        *inputs, output, norm = ctx.saved_tensors
+        gradients = gradient_operator(grad, output, norm, *inputs, *ctx.rest)
+        nothing = (None, None, None, None, None)
+        return *(None if like is None else g for g, like in zip(gradients, inputs, strict=True)), *nothing
 
-    run_forward.register_autograd(gradient, setup_context=setup_context)
+    operator.register_autograd(gradient, setup_context=setup_context)
 
     def call_operator(call: Call) -> Tensor:
-        tensors = (call.query, call.key, call.value, *(call.relative or (None, None)))
+        tensors = _tensors(call)
         for_backward = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
         numbers, border = _geometry_numbers(call.geometry), call.geometry.rows.border
-        operator = getattr(torch.ops.halonet, name)
-        output, _ = operator(*tensors, numbers, border, call.scale, call.relative_scale, for_backward)
-        return output
+        return operator(*tensors, numbers, border, call.scale, call.relative_scale, for_backward)[0]
 
     return call_operator
 
@@ -138,25 +94,45 @@ def working_dtype(query: Tensor) -> torch.dtype:
     return torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
 
 
+def _tensors(call: Call) -> tuple[Tensor | None, ...]:
+    relative = (None, None) if call.relative is None else call.relative
+    return call.query, call.key, call.value, *relative, call.bias, call.extra_key, call.extra_value, call.extra_bias
+
+
 def _geometry_numbers(geometry: Geometry) -> list[int]:
     rows, columns = geometry.rows, geometry.columns
     window = -1 if rows.window is None else rows.window
-    return [rows.block, columns.block, rows.halo, columns.halo, rows.stride, rows.relative_stride, window]
+    sides = [rows.block, columns.block, rows.halo, columns.halo]
+    return [*sides, rows.stride, rows.relative_stride, window, geometry.neighbors or 0]
 
 
-def _geometry(key: Tensor, numbers: list[int], border: str) -> Geometry:
-    """The geometry again, from what an operator can be given."""
-    *blocks_and_halos, stride, relative_stride, window = numbers
+def _call(arguments: tuple[Any, ...]) -> Call:
+    """The call again, from what an operator can be given."""
+    query, key, value, height_table, width_table, *rest = arguments
+    bias, extra_key, extra_value, extra_bias, numbers, border, scale, relative_scale = rest
+    *sides, stride, relative_stride, window, neighbors = numbers
     axes = [
         Axis(
-            key.shape[1 + axis],
-            blocks_and_halos[axis],
-            blocks_and_halos[2 + axis],
-            stride,
-            relative_stride,
-            border,
-            None if window < 0 else window,
+            size=key.shape[1 + axis],
+            block=sides[axis],
+            halo=sides[2 + axis],
+            stride=stride,
+            relative_stride=relative_stride,
+            border=border,
+            window=None if window < 0 else window,
         )
         for axis in range(2)
     ]
-    return Geometry(axes[0], axes[1], None)
+    return Call(
+        query=query,
+        key=key,
+        value=value,
+        geometry=Geometry(axes[0], axes[1], neighbors or None),
+        relative=None if height_table is None else (height_table, width_table),
+        bias=bias,
+        extra_key=extra_key,
+        extra_value=extra_value,
+        extra_bias=extra_bias,
+        scale=scale,
+        relative_scale=relative_scale,
+    )

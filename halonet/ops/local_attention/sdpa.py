@@ -3,7 +3,7 @@
 A query's position term is one number a key row plus one a key column. Appending these numbers to the query, and
 a one-hot row and column to the key, makes the dot product of the longer vectors the whole logit; windows and
 borders are large negative numbers in the same places. Only a static bias needs a mask, of one block. On a CPU most
-calls go through the tiles of `sdpa_cpu`, with the same folding and explicit products. See NOTES.md. Shape letters as
+calls go through the tiles of `tiles`, with the same folding and explicit products. See NOTES.md. Shape letters as
 in `geometry`.
 """
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from halonet.ops.local_attention import sdpa_cpu
+from halonet.ops.local_attention import tiles
 from halonet.ops.local_attention.call import Call
 from halonet.ops.local_attention.geometry import NEIGHBOR_DIRECTIONS, Axis, Geometry
 
@@ -27,8 +27,8 @@ def refusal(call: Call) -> str | None:
 
 def run(call: Call) -> Tensor:
     """Local attention by `scaled_dot_product_attention` over gathered neighbourhoods: (B, Hq, Wq, N, Dv)."""
-    if sdpa_cpu.takes(call):
-        return sdpa_cpu.run(call)
+    if tiles.takes(call):
+        return tiles.run(call)
     geometry = call.geometry
     query = _append_query_channels(call)  # (B, I, J, N, i, j, C)
     batch, down, across, heads, q_rows, q_columns, _ = query.shape

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic, models, register_model
 
-LANES = 16
+from halonet.ops.local_attention.numba_cpu.constants import LANES
 
 
 class Vector(types.Type):
@@ -39,7 +39,7 @@ def _array_data(context: Any, builder: ir.IRBuilder, kind: types.Array, value: i
     return context.make_array(kind)(context, builder, value).data
 
 
-def _element_bytes(kind: types.Type) -> int:
+def _element_bytes(kind: Any) -> int:
     return int(kind.bitwidth) // 8
 
 
@@ -111,8 +111,9 @@ def splat(typing: Any, scalar: Any) -> Any:
     return Vector(scalar)(scalar), generate
 
 
-def _masked(context: Any, builder: Any, address: Any, index: Any, count: Any, element: Any) -> tuple[Any, Any]:
-    """The vector's pointer and the mask of its first `count` lanes."""
+def _masked(context: Any, builder: Any, place: list[Any], element: Any) -> tuple[Any, Any]:
+    """Of a place (address, index, count): the vector's pointer and the mask of its first `count` lanes."""
+    address, index, count = place
     kind = context.get_value_type(element)
     base = builder.inttoptr(address, kind.as_pointer())
     vector = ir.VectorType(kind, LANES)
@@ -127,7 +128,7 @@ def load_part(typing: Any, address: Any, index: Any, count: Any, zero: Any) -> A
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         element = signature.args[3]
-        pointer, mask = _masked(context, builder, *values[:3], element)
+        pointer, mask = _masked(context, builder, values[:3], element)
         vector = pointer.type.pointee
         suffix = "f64" if _element_bytes(element) == 8 else "f32"
         align = ir.IntType(32)(_element_bytes(element))
@@ -144,7 +145,7 @@ def store_part(typing: Any, address: Any, index: Any, count: Any, vector: Any) -
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         element = signature.args[3].element
-        pointer, mask = _masked(context, builder, *values[:3], element)
+        pointer, mask = _masked(context, builder, values[:3], element)
         suffix = "f64" if _element_bytes(element) == 8 else "f32"
         align = ir.IntType(32)(_element_bytes(element))
         function_type = ir.FunctionType(ir.VoidType(), [values[3].type, pointer.type, ir.IntType(32), mask.type])
@@ -193,12 +194,6 @@ def maximum(typing: Any, a: Any, b: Any) -> Any:
 def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     """a * b + c, rounded once."""
     return a(a, b, c), lambda context, builder, signature, values: _llvm(builder, "fma", list(values))
-
-
-@intrinsic
-def log(typing: Any, a: Any) -> Any:
-    """Natural logarithm, lane by lane."""
-    return a(a), lambda context, builder, signature, values: _llvm(builder, "log", list(values))
 
 
 @intrinsic

@@ -14,9 +14,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from halonet.ops.local_attention.cpu_operator import HIDDEN
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
-HIDDEN = -1e30  # exp() of it is 0, and a few of them add up without overflow
 SPREAD = 300.0  # logits this far apart have exponentials whose products are still numbers of float64
 
 

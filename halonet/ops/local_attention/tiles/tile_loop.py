@@ -15,9 +15,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from halonet.ops.local_attention.clipped import Run, Tile, Tiling
-from halonet.ops.local_attention.folded_position import FoldedPosition, VirtualKey
+from halonet.ops.local_attention.cpu_operator import working_dtype
 from halonet.ops.local_attention.geometry import Geometry
+from halonet.ops.local_attention.tiles.clipped import Run, Tile, Tiling
+from halonet.ops.local_attention.tiles.folded_position import FoldedPosition, VirtualKey
 
 KEY_MULTIPLE = 16  # keys are filled up to a multiple, where that needs no key of its own: whole vector registers
 
@@ -233,8 +234,3 @@ def _constants(
         parts[..., : sides[0], 0], parts[..., : sides[0], 1] = 1 - row, row
         parts[..., sides[0] :, 2], parts[..., sides[0] :, 3] = 1 - column, column
     return key, parts
-
-
-def working_dtype(query: Tensor) -> torch.dtype:
-    """Half precision is widened inside a tile: plain CPUs multiply it no faster, and the sums keep their digits."""
-    return torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype

@@ -1,0 +1,175 @@
+"""What the CPU kernels read and write: maps, sizes, tables and the buffers of a thread, and where things are in them.
+
+The queries of a block lie along the lanes of vector registers, CHUNK at a time, and their logits are one row a key: so
+maximum, exponential and sum go lane by lane, and nothing is gathered but the keys inside the map. Buffers are flat.
+Suffix _t: one row a channel, the queries in its columns. Rows of channels are filled up with zeros to whole registers.
+Why: NOTES.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
+
+
+class Map(NamedTuple):
+    """A map (B, H, W, N, D) in memory: its address, and strides in elements. Channels are adjacent."""
+
+    address: int
+    image: int
+    row: int
+    column: int
+    head: int
+
+
+class Sizes(NamedTuple):
+    """What the kernels need to know of a call; see `geometry`. Of pairs the row's comes first."""
+
+    images: int
+    height: int
+    width: int
+    heads: int
+    query_height: int
+    query_width: int
+    channels: int
+    value_channels: int
+    blocks: tuple[int, int]
+    block: tuple[int, int]
+    halo: tuple[int, int]
+    queries: tuple[int, int]  # of a block
+    relative_stride: int
+    has_position: bool
+    border_takes_part: bool
+    circular: bool
+    every_place: bool  # keys outside the map are taken one by one where they take part, having no common sum
+    neighbors: int  # 0: the whole halo
+    extra: int  # keys every query sees
+    has_bias: bool
+
+
+class Tables(NamedTuple):
+    """What is added to the logits of content.
+
+    row_t, column_t: position tables, scaled, (D, rows), with zeros after the rows. hidden_row, hidden_column: what
+    windows hide, (i, y) and (j, x). bias: of every head, place in the neighbourhood and query, (N, y * x + 1, queries),
+    0 in the last place, which is for extra keys. extra_bias: (N, extra).
+    """
+
+    row_t: Any
+    column_t: Any
+    hidden_row: Any
+    hidden_column: Any
+    bias: Any
+    extra_bias: Any
+
+
+class Scratch(NamedTuple):
+    """Buffers of one thread."""
+
+    key: Any  # keys x channels, scaled
+    value: Any  # keys x value channels
+    place: Any  # keys x 3: where the logits of the key's row and column begin in position_t; its place in `bias`
+    pixel: Any  # keys x 2: row and column in the map, row -1 where there is none
+    query: Any  # CHUNK x channels
+    query_t: Any
+    position: Any  # CHUNK x (rows and columns of the neighbourhood)
+    position_t: Any  # and one row an extra key, and one of zeros
+    scores: Any  # keys x CHUNK
+    output: Any  # CHUNK x value channels
+    output_t: Any
+    largest: Any  # CHUNK
+    sums: Any  # CHUNK
+    border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
+
+
+@njit(inline="always")
+def padded(count):
+    """The next multiple of LANES."""
+    return (count + LANES - 1) // LANES * LANES
+
+
+@njit(inline="always")
+def sides(sizes):
+    """Rows and columns of a neighbourhood."""
+    return sizes.block[0] + 2 * sizes.halo[0], sizes.block[1] + 2 * sizes.halo[1]
+
+
+@njit(nogil=True)
+def unpack_sizes(numbers):
+    """`Sizes` of the same numbers in a flat array: threads are given arrays and numbers only."""
+    n = numbers
+    singles = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]
+    pairs = (n[8], n[9]), (n[10], n[11]), (n[12], n[13]), (n[14], n[15])
+    return Sizes(*singles, *pairs, n[16], n[17] != 0, n[18] != 0, n[19] != 0, n[20] != 0, n[21], n[22], n[23] != 0)
+
+
+@njit(nogil=True)
+def unpack_map(maps, number):
+    """A `Map` out of an array of them."""
+    return Map(maps[number, 0], maps[number, 1], maps[number, 2], maps[number, 3], maps[number, 4])
+
+
+@njit(nogil=True)
+def make_scratch(sizes, like):
+    """Buffers of one thread, of the type of the array `like`."""
+    rows, columns = sides(sizes)
+    keys = rows * columns
+    if not sizes.every_place:
+        keys = min(rows, sizes.height) * min(columns, sizes.width)
+    keys += sizes.extra
+    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    position = padded(rows) + padded(columns)
+    return Scratch(
+        np.zeros(keys * channels, like.dtype),
+        np.zeros(keys * values, like.dtype),
+        np.zeros(3 * keys, np.int64),
+        np.zeros(2 * keys, np.int64),
+        np.zeros(CHUNK * channels, like.dtype),
+        np.zeros(CHUNK * channels, like.dtype),
+        np.zeros(CHUNK * position, like.dtype),
+        np.zeros(CHUNK * (position + sizes.extra + 1), like.dtype),
+        np.zeros(keys * CHUNK, like.dtype),
+        np.zeros(CHUNK * values, like.dtype),
+        np.zeros(CHUNK * values, like.dtype),
+        np.zeros(CHUNK, like.dtype),
+        np.zeros(CHUNK, like.dtype),
+        np.zeros(8 * CHUNK, like.dtype),
+    )
+
+
+@njit(nogil=True)
+def clip(sizes, block_row, block_column):
+    """The part of a block's neighbourhood inside the map: first and end row, first and end column."""
+    rows, columns = sides(sizes)
+    top = block_row * sizes.block[0] - sizes.halo[0]
+    left = block_column * sizes.block[1] - sizes.halo[1]
+    return max(0, -top), min(rows, sizes.height - top), max(0, -left), min(columns, sizes.width - left)
+
+
+@njit(nogil=True)
+def is_neighbor(sizes, y, x):
+    """Whether a place of the neighbourhood belongs to the own block or to the chosen neighbour, 1 to 8 row by row."""
+    down, across = (y - sizes.halo[0]) // sizes.block[0], (x - sizes.halo[1]) // sizes.block[1]
+    number = sizes.neighbors - 1 if sizes.neighbors <= 4 else sizes.neighbors
+    own = down == 0 and across == 0
+    return own or (down == number // 3 - 1 and across == number % 3 - 1)
+
+
+@njit(nogil=True)
+def bias_queries(sizes):
+    """Queries of a block, filled up to whole chunks, as `bias` has them."""
+    return (sizes.queries[0] * sizes.queries[1] + CHUNK - 1) // CHUNK * CHUNK
+
+
+@njit(nogil=True)
+def query_pixel(sizes, block_row, block_column, number):
+    """Row and column in the query map of a block's query; row -1 if the map does not have it."""
+    i, j = number // sizes.queries[1], number % sizes.queries[1]
+    row, column = block_row * sizes.queries[0] + i, block_column * sizes.queries[1] + j
+    if i >= sizes.queries[0] or row >= sizes.query_height or column >= sizes.query_width:
+        return -1, 0
+    return row, column

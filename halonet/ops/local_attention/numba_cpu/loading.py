@@ -1,0 +1,128 @@
+"""From maps to the buffers of a thread: keys, values, extra keys, queries and their position logits."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
+from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
+from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
+from halonet.ops.local_attention.numba_cpu.vectors import fma, load, load_part, multiply, splat, splat_at, store
+
+
+@njit(nogil=True)
+def copy_row(map_, begin, channels, target, place, factor):
+    """Copies the channels of a pixel, times a factor, to a zero-padded row."""
+    zero = factor - factor
+    for d in range(0, channels, LANES):
+        store(target, place + d, multiply(load_part(map_.address, begin + d, channels - d, zero), splat(factor)))
+
+
+@njit(nogil=True)
+def load_keys(key, value, sizes, image, head, block_row, block_column, scratch, scale):
+    """Copies the keys, scaled, and values a block sees to rows and notes their places; gives their number.
+
+    Border keys are left out, unless they have no common sum.
+    """
+    zero, one = scale - scale, scratch.key.dtype.type(1)
+    rows, columns = sides(sizes)
+    if sizes.every_place:
+        first_row, end_row, first_column, end_column = 0, rows, 0, columns
+    else:
+        first_row, end_row, first_column, end_column = clip(sizes, block_row, block_column)
+    top = block_row * sizes.block[0] - sizes.halo[0]
+    left = block_column * sizes.block[1] - sizes.halo[1]
+    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    rows_of_keys, rows_of_values, place, pixel = scratch.key, scratch.value, scratch.place, scratch.pixel
+    count = 0
+    for y in range(first_row, end_row):
+        for x in range(first_column, end_column):
+            if sizes.neighbors and not is_neighbor(sizes, y, x):
+                continue
+            row, column = top + y, left + x
+            if sizes.circular:
+                row, column = row % (sizes.blocks[0] * sizes.block[0]), column % (sizes.blocks[1] * sizes.block[1])
+            place[3 * count] = y * CHUNK
+            place[3 * count + 1] = (padded(rows) + x) * CHUNK
+            place[3 * count + 2] = y * columns + x
+            if 0 <= row < sizes.height and 0 <= column < sizes.width:
+                begin = image * key.image + row * key.row + column * key.column + head * key.head
+                copy_row(key, begin, sizes.channels, rows_of_keys, count * channels, scale)
+                begin = image * value.image + row * value.row + column * value.column + head * value.head
+                copy_row(value, begin, sizes.value_channels, rows_of_values, count * values, one)
+                pixel[2 * count], pixel[2 * count + 1] = row, column
+                count += 1
+            elif sizes.border_takes_part:
+                rows_of_keys[count * channels : (count + 1) * channels] = zero
+                rows_of_values[count * values : (count + 1) * values] = zero
+                pixel[2 * count] = -1
+                count += 1
+    return count
+
+
+@njit(nogil=True)
+def load_extra(key, value, tables, sizes, image, head, count, scratch, scale):
+    """Puts the extra keys and values after `count` others; gives the number of all."""
+    one = scratch.key.dtype.type(1)
+    rows, columns = sides(sizes)
+    begin = padded(rows) + padded(columns)
+    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    for g in range(sizes.extra):
+        start = image * key.image + g * key.column + head * key.head
+        copy_row(key, start, sizes.channels, scratch.key, count * channels, scale)
+        start = image * value.image + g * value.column + head * value.head
+        copy_row(value, start, sizes.value_channels, scratch.value, count * values, one)
+        scratch.place[3 * count] = (begin + g) * CHUNK
+        scratch.place[3 * count + 1] = (begin + sizes.extra) * CHUNK
+        scratch.place[3 * count + 2] = rows * columns
+        scratch.pixel[2 * count] = -1
+        for half in range(0, CHUNK, LANES):
+            store(scratch.position_t, (begin + g) * CHUNK + half, splat_at(tables.extra_bias, head * sizes.extra + g))
+        count += 1
+    return count
+
+
+@njit(nogil=True)
+def load_queries(query, tables, sizes, image, head, block_row, block_column, first, scratch):
+    """Loads the queries from number `first` on and their position logits; those that are not there are 0."""
+    channels = padded(sizes.channels)
+    rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
+    reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
+    zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
+    row_length, column_length = tables.row_t.size // sizes.channels, tables.column_t.size // sizes.channels
+    queries, position = scratch.query, scratch.position
+    for lane in range(CHUNK):
+        row, column = query_pixel(sizes, block_row, block_column, first + lane)
+        if row < 0:
+            for d in range(0, channels, LANES):
+                store(queries, lane * channels + d, splat(zero))
+            for d in range(0, rows + columns, LANES):
+                store(position, lane * (rows + columns) + d, splat(zero))
+            continue
+        begin = image * query.image + row * query.row + column * query.column + head * query.head
+        copy_row(query, begin, sizes.channels, queries, lane * channels, one)
+        if not sizes.has_position:
+            continue
+        i, j = (first + lane) // sizes.queries[1], (first + lane) % sizes.queries[1]
+        start = reach[0] - sizes.halo[0] - i * sizes.relative_stride
+        target = lane * (rows + columns)
+        for y in range(0, rows, LANES):
+            total = load(tables.hidden_row, i * rows + y)
+            for d in range(sizes.channels):
+                total = fma(
+                    splat_at(queries, lane * channels + d), load(tables.row_t, d * row_length + start + y), total
+                )
+            store(position, target + y, total)
+        start = reach[1] - sizes.halo[1] - j * sizes.relative_stride
+        for x in range(0, columns, LANES):
+            total = load(tables.hidden_column, j * columns + x)
+            for d in range(sizes.channels):
+                total = fma(
+                    splat_at(queries, lane * channels + d),
+                    load(tables.column_t, d * column_length + start + x),
+                    total,
+                )
+            store(position, target + rows + x, total)
+    rows_to_columns(queries, channels, scratch.query_t)
+    if sizes.has_position:
+        rows_to_columns(position, rows + columns, scratch.position_t)

@@ -1,0 +1,231 @@
+"""Local attention on a CPU by kernels that numba compiles for its processor, on the first call.
+
+Needs numba (`pip install halonet[cpu]`), no compiler. The kernels are in `forward` and `backward`; here they
+are made torch operators and given to threads. Shape letters as in `geometry`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from halonet.ops.local_attention import cpu_operator
+from halonet.ops.local_attention.call import Call
+from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.geometry import Axis, Geometry
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
+
+Array = np.ndarray[Any, Any]
+_LOCK = threading.Lock()  # not every threading layer of numba may be entered from two threads
+_PROCESS = os.getpid()
+
+
+def refusal(call: Call) -> str | None:
+    """Why this backend cannot take the call: it takes every one on a CPU."""
+    if call.query.device.type != "cpu":
+        return f"its kernels run on a CPU, got tensors on {call.query.device}"
+    if torch.compiler.is_exporting():
+        return "an exported program is to run where halonet is not installed"
+    if importlib.util.find_spec("numba") is None:
+        return "numba is not installed (pip install 'halonet[cpu]')"
+    return None
+
+
+def run(call: Call) -> Tensor:
+    """Local attention: (B, Hq, Wq, N, Dv)."""
+    return _operator(call)
+
+
+def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
+    from halonet.ops.local_attention.numba_cpu.forward import forward, forward_alone
+
+    given = _Given.of(call)
+    query, value = given.maps[0], given.maps[2]
+    output = query.new_empty((*query.shape[:4], value.shape[4]))
+    norm = query.new_empty((*query.shape[:4], 2 * for_backward))
+    arguments = _addresses(*given.maps, output), norm.flatten().numpy()
+    _launch(forward, forward_alone, *arguments, given.tables, given.sizes, given.scale)
+    return output, norm
+
+
+def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[Tensor | None, ...]:
+    from halonet.ops.local_attention.numba_cpu.backward import backward, backward_alone
+
+    given = _Given.of(call)
+    query, geometry = given.maps[0], call.geometry
+    grad = _prepared(grad, query.dtype)
+    targets = [torch.zeros(map_.shape, dtype=map_.dtype) for map_ in given.maps]
+    rows = _table_rows(call, query.dtype)
+    slices, heads = query.shape[0] * query.shape[3], query.shape[3]
+    lengths = [2 * axis.reach + 1 for axis in (geometry.rows, geometry.columns)]
+    tables = query.new_zeros(slices, *rows.shape)
+    bias = query.new_zeros(slices, *(lengths if call.bias is not None else (0, 0)))
+    extra = query.new_zeros(slices, given.maps[3].shape[1])
+    delta = (grad * output).sum(dim=-1)
+    _launch(
+        backward,
+        backward_alone,
+        _addresses(*given.maps, grad, *targets),
+        _flat(delta, norm),
+        _flat(rows, tables, bias, extra),
+        given.tables,
+        given.sizes,
+        given.scale,
+    )
+    # The operator leaves out what the call has not.
+    total = tables.sum(dim=0)[:, : query.shape[4]] * call.relative_scale
+    row, column = total.split(lengths)
+    by_head = (part.unflatten(0, (-1, heads)).sum(dim=0) for part in (bias, extra))
+    bias_gradient, extra_gradient = by_head
+    return (*targets[:3], row.clone(), column.clone(), bias_gradient, *targets[3:], extra_gradient)
+
+
+_operator: Callable[[Call], Tensor] = cpu_operator.define("local_attention_numba", _forward, _backward, kept=2)
+
+
+def _launch(kernel: Callable[..., None], alone: Callable[..., None], *arguments: Any) -> None:
+    """Runs a kernel with as many threads as torch uses; in a forked process, which OpenMP does not survive, alone.
+
+    numba's threads are torch's own where both find the same OpenMP, so that none waits spinning for the other.
+    """
+    if os.getpid() != _PROCESS:
+        alone(*arguments)
+        return
+    import numba
+
+    with _LOCK:
+        asked = torch.get_num_threads()
+        threads = min(asked, numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+        numba.set_num_threads(threads)
+        kernel(*arguments, threads)
+        if torch.get_num_threads() != asked:  # numba, on starting its threads, tells OpenMP a number of its own
+            torch.set_num_threads(asked)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What both passes read: the maps query, key, value, extra key and extra value; `Tables`, `Sizes` and the scale.
+
+    Extra keys are maps of one row; of those a call has not, there are none.
+    """
+
+    maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    tables: tuple[Array, ...]
+    sizes: Array
+    scale: np.floating[Any]
+
+    @classmethod
+    def of(cls, call: Call) -> _Given:
+        dtype = cpu_operator.working_dtype(call.query)
+        query, key, value = (_prepared(map_, dtype) for map_ in (call.query, call.key, call.value))
+        batch, heads = query.shape[0], query.shape[3]
+        extra_key, extra_value = (
+            query.new_empty(batch, 0, heads, channels) if map_ is None else _prepared(map_, dtype)
+            for map_, channels in ((call.extra_key, key.shape[4]), (call.extra_value, value.shape[4]))
+        )
+        extra_bias = torch.zeros(heads, extra_key.shape[1]) if call.extra_bias is None else call.extra_bias
+        axes = call.geometry.rows, call.geometry.columns
+        arrays = (
+            *_tables_t(call, dtype),
+            *(_hidden(axis, dtype) for axis in axes),
+            _bias(call.geometry, call.bias, dtype),
+            *_flat(extra_bias.detach().to(dtype)),
+        )
+        maps = query, key, value, extra_key, extra_value
+        return cls(maps, arrays, _sizes(call, extra_key.shape[1]), arrays[0].dtype.type(call.scale))
+
+
+def _prepared(map_: Tensor, dtype: torch.dtype) -> Tensor:
+    """The map as the kernels read it: in the working dtype, channels adjacent."""
+    map_ = map_.detach().to(dtype)
+    return map_ if map_.stride(-1) == 1 or map_.shape[-1] == 1 else map_.contiguous()
+
+
+def _flat(*tensors: Tensor) -> tuple[Array, ...]:
+    return tuple(tensor.flatten().numpy() for tensor in tensors)
+
+
+def _addresses(*maps: Tensor) -> Array:
+    """Address and strides of maps, as the kernels' `Map` has them: (maps, 5)."""
+    strides = ((s[0], 0, s[1], s[2]) if len(s) == 4 else s[:4] for s in (map_.stride() for map_ in maps))
+    return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64)
+
+
+def _sizes(call: Call, extra: int) -> Array:
+    """The kernels' `Sizes`, as an array."""
+    geometry = call.geometry
+    axes = rows, columns = geometry.rows, geometry.columns
+    takes_part = rows.border == "zeros"
+    beyond = any(axis.halo > 0 or axis.size != axis.extended for axis in axes)
+    has_position = call.relative is not None or rows.window is not None or (takes_part and beyond)
+    circular, has_bias = rows.border == "circular", call.bias is not None
+    every_place = circular or geometry.neighbors is not None or (takes_part and has_bias)
+    numbers = [call.query.shape[0], rows.size, columns.size, call.query.shape[3]]
+    numbers += [rows.queries, columns.queries, call.query.shape[4], call.value.shape[4]]
+    for number in ("num_blocks", "block", "halo", "queries_per_block"):
+        numbers += [getattr(axis, number) for axis in axes]
+    numbers += [rows.relative_stride, has_position, takes_part, circular, every_place]
+    return np.array([*numbers, geometry.neighbors or 0, extra, has_bias], dtype=np.int64)
+
+
+def _tables_t(call: Call, dtype: torch.dtype) -> list[Array]:
+    """`row_t` and `column_t` of `Tables`, flat; zeros where the call has no tables."""
+    arrays = []
+    for number, axis in enumerate((call.geometry.rows, call.geometry.columns)):
+        length = 2 * axis.reach + 1
+        table_t = torch.zeros(call.query.shape[4], length + LANES, dtype=dtype)
+        if call.relative is not None:
+            table_t[:, :length] = call.relative[number].detach().t()
+            table_t *= call.relative_scale
+        arrays.append(table_t.flatten().numpy())
+    return arrays
+
+
+def _table_rows(call: Call, dtype: torch.dtype) -> Tensor:
+    """Both tables, one below the other, rows filled up to whole registers."""
+    lengths = [2 * axis.reach + 1 for axis in (call.geometry.rows, call.geometry.columns)]
+    channels = call.query.shape[4]
+    rows = torch.zeros(sum(lengths), _whole(channels), dtype=dtype)
+    if call.relative is not None:
+        rows[:, :channels] = torch.cat([table.detach() for table in call.relative])
+        rows *= call.relative_scale
+    return rows
+
+
+@lru_cache(maxsize=256)
+def _hidden(axis: Axis, dtype: torch.dtype) -> Array:
+    """`hidden_row` or `hidden_column` of `Tables`, (i, y) with y filled up to whole registers, flat."""
+    hidden = torch.zeros(axis.queries_per_block, _whole(axis.neighborhood), dtype=dtype)
+    hidden[:, : axis.neighborhood].masked_fill_(~axis.in_window(torch.device("cpu")), HIDDEN)
+    return hidden.flatten().numpy()
+
+
+def _bias(geometry: Geometry, bias: Tensor | None, dtype: torch.dtype) -> Array:
+    """`bias` of `Tables`: (N, y * x + 1, i * j), queries filled up to two registers, flat; empty without a bias."""
+    if bias is None:
+        return np.zeros(0, _NUMPY[dtype])
+    cpu = torch.device("cpu")
+    row = geometry.rows.table_rows(cpu).t()[:, None, :, None]  # (y, 1, i, 1)
+    column = geometry.columns.table_rows(cpu).t()[None, :, None, :]
+    by_place = bias.detach().to(dtype)[:, row, column].flatten(3, 4).flatten(1, 2)
+    heads, places, queries = by_place.shape
+    filled = by_place.new_zeros(heads, places + 1, _whole(queries, CHUNK))
+    filled[:, :places, :queries] = by_place
+    return filled.flatten().numpy()
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+
+
+def _whole(count: int, multiple: int = LANES) -> int:
+    """The next multiple."""
+    return -(-count // multiple) * multiple

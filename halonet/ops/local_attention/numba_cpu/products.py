@@ -1,0 +1,204 @@
+"""The products of the CPU kernels. They keep registers of sums, 4 x 2 or 8 x 1, and read each number once for all."""
+
+from __future__ import annotations
+
+from numba import njit
+
+from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
+from halonet.ops.local_attention.numba_cpu.layout import bias_queries, padded, sides
+from halonet.ops.local_attention.numba_cpu.vectors import (
+    add,
+    fma,
+    load,
+    maximum,
+    multiply,
+    splat,
+    splat_at,
+    store,
+    subtract,
+    transpose,
+)
+
+
+@njit(nogil=True)
+def rows_to_columns(rows, length, columns):
+    """(CHUNK, length) to (length, CHUNK)."""
+    for d in range(0, length, LANES):
+        for lane in range(0, CHUNK, LANES):
+            transpose(rows, lane * length + d, length, columns, d * CHUNK + lane, CHUNK)
+
+
+@njit(nogil=True)
+def columns_to_rows(columns, length, rows):
+    """(length, CHUNK) to (CHUNK, length)."""
+    for d in range(0, length, LANES):
+        for lane in range(0, CHUNK, LANES):
+            transpose(columns, d * CHUNK + lane, CHUNK, rows, lane * length + d, length)
+
+
+@njit(nogil=True)
+def make_scores(count, begin, head, tables, sizes, scratch):
+    """The logits of `count` keys and the queries from `begin` on to `scores`, each query's largest to `largest`."""
+    keys, queries_t, position_t = scratch.key, scratch.query_t, scratch.position_t
+    place, scores = scratch.place, scratch.scores
+    length, channels = padded(sizes.channels), sizes.channels
+    most_0 = most_1 = splat(scores.dtype.type(HIDDEN))
+    t = 0
+    while t + 4 <= count:
+        a0, a1 = _position_logits(position_t, place[3 * t], place[3 * t + 1])
+        b0, b1 = _position_logits(position_t, place[3 * t + 3], place[3 * t + 4])
+        c0, c1 = _position_logits(position_t, place[3 * t + 6], place[3 * t + 7])
+        d0, d1 = _position_logits(position_t, place[3 * t + 9], place[3 * t + 10])
+        for d in range(channels):
+            q0, q1 = load(queries_t, d * CHUNK), load(queries_t, d * CHUNK + LANES)
+            k = splat_at(keys, t * length + d)
+            a0, a1 = fma(k, q0, a0), fma(k, q1, a1)
+            k = splat_at(keys, (t + 1) * length + d)
+            b0, b1 = fma(k, q0, b0), fma(k, q1, b1)
+            k = splat_at(keys, (t + 2) * length + d)
+            c0, c1 = fma(k, q0, c0), fma(k, q1, c1)
+            k = splat_at(keys, (t + 3) * length + d)
+            d0, d1 = fma(k, q0, d0), fma(k, q1, d1)
+        if sizes.has_bias:
+            a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
+            b0, b1 = _with_bias(b0, b1, place[3 * t + 5], begin, head, tables, sizes)
+            c0, c1 = _with_bias(c0, c1, place[3 * t + 8], begin, head, tables, sizes)
+            d0, d1 = _with_bias(d0, d1, place[3 * t + 11], begin, head, tables, sizes)
+        store_4(scores, t * CHUNK, a0, a1, b0, b1, c0, c1, d0, d1)
+        most_0 = maximum(most_0, maximum(maximum(a0, b0), maximum(c0, d0)))
+        most_1 = maximum(most_1, maximum(maximum(a1, b1), maximum(c1, d1)))
+        t += 4
+    while t < count:
+        a0, a1 = _position_logits(position_t, place[3 * t], place[3 * t + 1])
+        for d in range(channels):
+            k = splat_at(keys, t * length + d)
+            a0, a1 = fma(k, load(queries_t, d * CHUNK), a0), fma(k, load(queries_t, d * CHUNK + LANES), a1)
+        if sizes.has_bias:
+            a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
+        store(scores, t * CHUNK, a0)
+        store(scores, t * CHUNK + LANES, a1)
+        most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
+        t += 1
+    store(scratch.largest, 0, most_0)
+    store(scratch.largest, LANES, most_1)
+
+
+@njit(inline="always")
+def _with_bias(first, second, place, begin, head, tables, sizes):
+    rows, columns = sides(sizes)
+    start = (head * (rows * columns + 1) + place) * bias_queries(sizes) + begin
+    return add(first, load(tables.bias, start)), add(second, load(tables.bias, start + LANES))
+
+
+@njit(inline="always")
+def _position_logits(position_t, row, column):
+    first = add(load(position_t, row), load(position_t, column))
+    return first, add(load(position_t, row + LANES), load(position_t, column + LANES))
+
+
+@njit(inline="always")
+def store_4(target, place, a0, a1, b0, b1, c0, c1, d0, d1):
+    """Writes four rows of CHUNK numbers."""
+    store(target, place, a0)
+    store(target, place + LANES, a1)
+    store(target, place + 2 * LANES, b0)
+    store(target, place + 3 * LANES, b1)
+    store(target, place + 4 * LANES, c0)
+    store(target, place + 5 * LANES, c1)
+    store(target, place + 6 * LANES, d0)
+    store(target, place + 7 * LANES, d1)
+
+
+@njit(nogil=True)
+def combine(rows, length, channels, scores, count, target_t):
+    """target_t (channels, CHUNK) = rows (count, channels) transposed @ scores (count, CHUNK)."""
+    for c in range(0, channels, 4):
+        a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = splat(rows.dtype.type(0))
+        for t in range(count):
+            s0, s1 = load(scores, t * CHUNK), load(scores, t * CHUNK + LANES)
+            r = splat_at(rows, t * length + c)
+            a0, a1 = fma(r, s0, a0), fma(r, s1, a1)
+            r = splat_at(rows, t * length + c + 1)
+            b0, b1 = fma(r, s0, b0), fma(r, s1, b1)
+            r = splat_at(rows, t * length + c + 2)
+            c0, c1 = fma(r, s0, c0), fma(r, s1, c1)
+            r = splat_at(rows, t * length + c + 3)
+            d0, d1 = fma(r, s0, d0), fma(r, s1, d1)
+        store_4(target_t, c * CHUNK, a0, a1, b0, b1, c0, c1, d0, d1)
+
+
+@njit(nogil=True)
+def score_gradients(count, sizes, scratch, gradients):
+    """gradients.scores = weights * (values @ gradient of the output - delta)."""
+    rows, columns_t = scratch.value, scratch.output_t
+    length, channels = padded(sizes.value_channels), sizes.value_channels
+    less_0 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, 0))
+    less_1 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, LANES))
+    weights, target = scratch.scores, gradients.scores
+    t = 0
+    while t + 4 <= count:
+        a0 = b0 = c0 = d0 = less_0
+        a1 = b1 = c1 = d1 = less_1
+        for d in range(channels):
+            g0, g1 = load(columns_t, d * CHUNK), load(columns_t, d * CHUNK + LANES)
+            v = splat_at(rows, t * length + d)
+            a0, a1 = fma(v, g0, a0), fma(v, g1, a1)
+            v = splat_at(rows, (t + 1) * length + d)
+            b0, b1 = fma(v, g0, b0), fma(v, g1, b1)
+            v = splat_at(rows, (t + 2) * length + d)
+            c0, c1 = fma(v, g0, c0), fma(v, g1, c1)
+            v = splat_at(rows, (t + 3) * length + d)
+            d0, d1 = fma(v, g0, d0), fma(v, g1, d1)
+        p = t * CHUNK
+        a0, a1 = multiply(a0, load(weights, p)), multiply(a1, load(weights, p + LANES))
+        p += CHUNK
+        b0, b1 = multiply(b0, load(weights, p)), multiply(b1, load(weights, p + LANES))
+        p += CHUNK
+        c0, c1 = multiply(c0, load(weights, p)), multiply(c1, load(weights, p + LANES))
+        p += CHUNK
+        d0, d1 = multiply(d0, load(weights, p)), multiply(d1, load(weights, p + LANES))
+        store_4(target, t * CHUNK, a0, a1, b0, b1, c0, c1, d0, d1)
+        t += 4
+    while t < count:
+        a0, a1 = less_0, less_1
+        for d in range(channels):
+            v = splat_at(rows, t * length + d)
+            a0, a1 = fma(v, load(columns_t, d * CHUNK), a0), fma(v, load(columns_t, d * CHUNK + LANES), a1)
+        store(target, t * CHUNK, multiply(a0, load(weights, t * CHUNK)))
+        store(target, t * CHUNK + LANES, multiply(a1, load(weights, t * CHUNK + LANES)))
+        t += 1
+
+
+@njit(nogil=True)
+def spread(scores, count, rows, length, target):
+    """target (count, length) += scores (count, CHUNK) @ rows (CHUNK, length)."""
+    for d in range(0, length, LANES):
+        t = 0
+        while t + 8 <= count:
+            p = t * length + d
+            a, b = load(target, p), load(target, p + length)
+            c, e = load(target, p + 2 * length), load(target, p + 3 * length)
+            p += 4 * length
+            f, g = load(target, p), load(target, p + length)
+            h, i = load(target, p + 2 * length), load(target, p + 3 * length)
+            s = t * CHUNK
+            for lane in range(CHUNK):
+                row = load(rows, lane * length + d)
+                a = fma(splat_at(scores, s + lane), row, a)
+                b = fma(splat_at(scores, s + CHUNK + lane), row, b)
+                c = fma(splat_at(scores, s + 2 * CHUNK + lane), row, c)
+                e = fma(splat_at(scores, s + 3 * CHUNK + lane), row, e)
+                f = fma(splat_at(scores, s + 4 * CHUNK + lane), row, f)
+                g = fma(splat_at(scores, s + 5 * CHUNK + lane), row, g)
+                h = fma(splat_at(scores, s + 6 * CHUNK + lane), row, h)
+                i = fma(splat_at(scores, s + 7 * CHUNK + lane), row, i)
+            for number, part in enumerate((a, b, c, e, f, g, h, i)):
+                store(target, (t + number) * length + d, part)
+            t += 8
+        while t < count:
+            a = load(target, t * length + d)
+            for lane in range(CHUNK):
+                a = fma(splat_at(scores, t * CHUNK + lane), load(rows, lane * length + d), a)
+            store(target, t * length + d, a)
+            t += 1

@@ -1,0 +1,73 @@
+"""What is particular to the kernels compiled by numba: threads, forked processes, the cache, widths of registers."""
+
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halonet.ops import explain_backend, local_attention
+from halonet.ops.local_attention import backends
+from tests.ops.cases import CASES, Case, assert_same, output_and_gradients
+
+_CASE = Case(map_size=(9, 7), block_size=4, halo_size=1, relative=True, batch=2, heads=3)
+
+
+def result(case, *, dtype=torch.float64):
+    return output_and_gradients(local_attention, case.tensors(dtype=dtype), **case.arguments, backend="numba")
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads, and sets them back."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_torch_keeps_its_number_of_threads_and_bits_do_not_depend_on_it(threads):
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(result(_CASE))
+        assert torch.get_num_threads() == count
+    for other in results[1:]:
+        assert all(torch.equal(other[name], tensor) for name, tensor in results[0].items())
+
+
+def test_a_forked_process_computes_too():
+    """OpenMP ends a process that forked after its threads had started: there the kernels run without threads."""
+    expected = result(_CASE)
+    child = os.fork()
+    if child == 0:
+        same = result(_CASE)
+        os._exit(0 if all(torch.equal(same[name], tensor) for name, tensor in expected.items()) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33])
+@pytest.mark.parametrize("block", [5, 6, 7])
+def test_widths_that_do_not_fill_registers(channels, block):
+    """Channels, and queries of a block (25, 36 and 49), on both sides of a multiple of 16 and 32."""
+    case = Case(map_size=(9, 8), block_size=block, halo_size=2, relative=True, key_dim=channels, value_dim=channels + 1)
+    expected = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="reference")
+    assert_same(result(case), expected)
+
+
+def test_queries_that_the_map_has_not_do_no_harm():
+    """Their logits are nobody's, and may be as large as they like: exp(1000) must not meet a zero."""
+    case = replace(CASES["vision-longformer"], map_size=(3, 3), block_size=4)
+    tensors = {name: tensor.detach() for name, tensor in case.tensors().items()}
+    tensors["extra_bias"] = tensors["extra_bias"] + 1000
+    tensors = {name: tensor.requires_grad_() for name, tensor in tensors.items()}
+    expected = output_and_gradients(local_attention, tensors, **case.arguments, backend="reference")
+    assert_same(output_and_gradients(local_attention, tensors, **case.arguments, backend="numba"), expected)
+
+
+def test_without_numba_another_backend_runs(monkeypatch):
+    query = torch.randn(1, 4, 4, 1, 4)
+    find = backends.numba_cpu.operator.importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "numba" else find(name, *rest))
+    said = explain_backend(query, query, query, block_size=2, halo_size=1)
+    assert "numba: refused, numba is not installed (pip install 'halonet[cpu]')" in said
+    assert "sdpa: chosen" in said
