@@ -12,7 +12,6 @@ from timm.layers.halo_attn import HaloAttn
 from torch import Tensor
 
 from halonet.layers import HaloAttention
-from halonet.ops import local_attention
 
 
 def halo_attention_like(theirs: HaloAttn, *, backend: str = "auto") -> HaloAttention:
@@ -44,29 +43,3 @@ def in_our_layout(theirs: HaloAttn, tensors: dict[str, Tensor]) -> dict[str, Ten
         "height_table": tensors["pos_embed.height_rel"][unused:],
         "width_table": tensors["pos_embed.width_rel"][unused:],
     }
-
-
-def timm_layer_by_our_op(theirs: HaloAttn, image: Tensor, *, backend: str = "auto") -> Tensor:
-    """What a timm layer computes, (B, C, H, W) -> (B, C', H', W'), from its own parameters by `local_attention`.
-
-    For any stride and either scaling of its position term; `relative_stride=1` counts offsets as timm does.
-    """
-
-    def heads_last(map_: Tensor) -> Tensor:
-        return map_.unflatten(1, (theirs.num_heads, -1)).permute(0, 3, 4, 1, 2)
-
-    unused = 2 * theirs.halo_size
-    key, value = heads_last(theirs.kv(image)).split([theirs.dim_head_qk, theirs.dim_head_v], dim=-1)
-    output = local_attention(
-        heads_last(theirs.q(image)),
-        key,
-        value,
-        block_size=theirs.block_size,
-        halo_size=theirs.halo_size,
-        stride=theirs.block_stride,
-        relative=(theirs.pos_embed.height_rel[unused:], theirs.pos_embed.width_rel[unused:]),
-        scale_relative=theirs.scale_pos_embed,
-        relative_stride=1,
-        backend=backend,
-    )
-    return output.flatten(3).permute(0, 3, 1, 2)

@@ -14,7 +14,7 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 
 import halonet
-from benchmarks.timm_halo import timm_layer_by_our_op
+from halonet.layers.timm_attention import TimmHaloAttention
 
 
 def differences(*, stride: int, scale_pos_embed: bool, backend: str) -> dict[str, float]:
@@ -24,7 +24,7 @@ def differences(*, stride: int, scale_pos_embed: bool, backend: str) -> dict[str
     image = torch.randn(2, 32, 16, 24, dtype=torch.float64, requires_grad=True)
     names = ["output", "image", *dict(layer.named_parameters())]
     results = []
-    for output in (layer(image), timm_layer_by_our_op(layer, image, backend=backend)):
+    for output in (layer(image), TimmHaloAttention(layer, backend=backend)(image)):
         weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view(output.shape)
         results.append([output, *torch.autograd.grad(output, [image, *layer.parameters()], weights)])
     return {
@@ -35,7 +35,7 @@ def differences(*, stride: int, scale_pos_embed: bool, backend: str) -> dict[str
 def main() -> None:
     """Prints the table."""
     print(f"halonet {halonet.__version__}, torch {torch.__version__}, timm {timm.__version__}, float64")
-    cases = product((1, 2), (False, True), ("reference", "sdpa"))
+    cases = product((1, 2), (False, True), ("reference", "sdpa", "numba"))
     for index, (stride, scaled, backend) in enumerate(cases):
         row = differences(stride=stride, scale_pos_embed=scaled, backend=backend)
         if index == 0:

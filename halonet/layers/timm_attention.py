@@ -1,0 +1,120 @@
+"""timm's local and global attention layers, computed by our op from their own parameters, under their own names."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from halonet.layers.pointwise import pointwise
+from halonet.ops import local_attention
+
+
+class _TimmAttention(nn.Module):
+    """What both have: the modules of the layer taken over, heads, scaling, tables, and the pooling that strides."""
+
+    pos_embed: nn.Module
+    pool: nn.Module
+
+    def __init__(self, layer: nn.Module, backend: str) -> None:
+        super().__init__()
+        self.num_heads = cast(int, layer.num_heads)
+        self.dim_head_qk, self.dim_head_v = cast(int, layer.dim_head_qk), cast(int, layer.dim_head_v)
+        self.scale_pos_embed = cast(bool, layer.scale_pos_embed)
+        for name, child in layer.named_children():  # in their order, and so that of the state dict
+            self.add_module(name, child)
+        self.backend = backend
+        self.train(layer.training)
+
+    def split_heads(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, N * D) -> (B, H, W, N, D), a view."""
+        return pixels.unflatten(3, (self.num_heads, -1))
+
+    def tables(self, unused: int) -> tuple[Tensor, Tensor]:
+        """The position tables without their first, unused rows."""
+        return cast(Tensor, self.pos_embed.height_rel)[unused:], cast(Tensor, self.pos_embed.width_rel)[unused:]
+
+    def merge(self, output: Tensor) -> Tensor:
+        """(B, H, W, N, D) -> (B, N * D, H, W), pooled."""
+        return cast(Tensor, self.pool(output.flatten(3).permute(0, 3, 1, 2)))
+
+
+class TimmHaloAttention(_TimmAttention):
+    """`timm.layers.halo_attn.HaloAttn` by our op: (B, C, H, W) -> (B, C', H', W').
+
+    Takes over the modules of the layer it is made of, so that parameters and the keys of its state dict are the same.
+    Offsets of strided queries are counted as timm counts them, in steps of queries. Any H and W, where timm's needs
+    multiples of the block.
+
+    Args:
+        layer: timm's. Its parameters are shared, not copied.
+        backend: of the op; "auto" takes the fastest.
+    """
+
+    q: nn.Conv2d
+    kv: nn.Conv2d
+
+    def __init__(self, layer: nn.Module, *, backend: str = "auto") -> None:
+        super().__init__(layer, backend)
+        self.block_size, self.halo_size = cast(int, layer.block_size), cast(int, layer.halo_size)
+        self.block_stride = cast(int, layer.block_stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W')."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        # timm's key-value projection goes head by head, [k_0, v_0, k_1, v_1, ...].
+        key_value = self.split_heads(pointwise(x, self.kv))
+        key, value = key_value.split([self.dim_head_qk, self.dim_head_v], dim=-1)
+        output = local_attention(
+            self.split_heads(pointwise(x, self.q)),
+            key,
+            value,
+            block_size=self.block_size,
+            halo_size=self.halo_size,
+            stride=self.block_stride,
+            # The first 2 * halo rows belong to offsets that no query and key have.
+            relative=self.tables(2 * self.halo_size),
+            scale_relative=self.scale_pos_embed,
+            relative_stride=1,
+            backend=self.backend,
+        )
+        return self.merge(output)
+
+
+class TimmBottleneckAttention(_TimmAttention):
+    """`timm.layers.bottleneck_attn.BottleneckAttn` by our op, one block as large as the map.
+
+    Takes over the modules of the layer it is made of. The map has the size the tables were made for, as in timm.
+
+    Args:
+        layer: timm's. Its parameters are shared, not copied.
+        backend: of the op; "auto" takes the fastest.
+    """
+
+    qkv: nn.Conv2d
+
+    def __init__(self, layer: nn.Module, *, backend: str = "auto") -> None:
+        super().__init__(layer, backend)
+        self.feat_size = cast(int, self.pos_embed.height), cast(int, self.pos_embed.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C', H', W').
+
+        Raises:
+            ValueError: a map of another size than that of the tables.
+        """
+        if tuple(x.shape[-2:]) != self.feat_size:
+            raise ValueError(f"x must be a map of {self.feat_size}, got {tuple(x.shape[-2:])}")
+        pixels = pointwise(x.contiguous(memory_format=torch.channels_last), self.qkv)
+        query_key = self.num_heads * self.dim_head_qk
+        parts = pixels.split([query_key, query_key, self.num_heads * self.dim_head_v], dim=3)
+        output = local_attention(
+            *(self.split_heads(part) for part in parts),
+            block_size=self.feat_size,
+            halo_size=0,
+            relative=self.tables(0),
+            scale_relative=self.scale_pos_embed,
+            backend=self.backend,
+        )
+        return self.merge(output)
