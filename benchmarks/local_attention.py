@@ -12,26 +12,21 @@ mark of resident memory less what was resident before it), after one call of the
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
-import os
-import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import Tensor, nn
 
-import halonet
+from benchmarks.measuring import compare, describe, interleaved_times, print_setting, write_report
 from benchmarks.timm_halo import halo_attention_like, in_our_layout
-from halonet.files import replacing
 
 TOLERANCE = 1e-4  # of the largest value; float32 sums over 196 keys and up to 4096 pixels
 MODES = ("forward", "forward+backward")
@@ -130,22 +125,9 @@ def _share(actual: Tensor, expected: Tensor) -> float:
 
 def measure_times(stage: Stage, *, batch: int, rounds: int, mode: str) -> dict[str, list[float]]:
     """Milliseconds of each implementation in each round."""
-    layers = {name: build(stage) for name, build in IMPLEMENTATIONS.items()}
     image = image_of(stage, batch)
-    names = list(layers)
-    for name in names:
-        run_once(layers[name], image, mode)
-    start = time.perf_counter()
-    run_once(layers[names[0]], image, mode)
-    repeats = max(1, round(0.02 / (time.perf_counter() - start)))  # 20 ms at least: the clock and the scheduler
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for index in range(rounds):
-        for name in names[index % len(names) :] + names[: index % len(names)]:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                run_once(layers[name], image, mode)
-            times[name].append((time.perf_counter() - start) / repeats * 1e3)
-    return times
+    calls = {name: partial(run_once, build(stage), image, mode) for name, build in IMPLEMENTATIONS.items()}
+    return interleaved_times(calls, rounds)
 
 
 def measure_memory(stage: Stage, *, batch: int, threads: int, mode: str, name: str) -> float | None:
@@ -176,27 +158,19 @@ def _resident(field: str) -> int:
 
 def summarize(times: dict[str, list[float]], memory: dict[str, float | None]) -> dict[str, dict[str, Any]]:
     """Median, spread, memory and ratios to timm (above 1: better than timm) of every implementation."""
-    summary: dict[str, dict[str, Any]] = {}
-    for name, values in times.items():
+    summary = compare(times, "timm")
+    for name, row in summary.items():
         peak, timms = memory[name], memory["timm"]
-        summary[name] = {
-            "median_ms": statistics.median(values),
-            "fastest_ms": min(values),
-            "slowest_ms": max(values),
-            "times_as_fast": statistics.median(a / b for a, b in zip(times["timm"], values, strict=True)),
-            "peak_mib": peak,
-            "memory_of_timm": None if peak is None or not timms else peak / timms,
-        }
+        row |= {"peak_mib": peak, "memory_of_timm": None if peak is None or not timms else peak / timms}
     return summary
 
 
 def run(*, stages: Sequence[Stage], batch: int, threads: int, rounds: int, memory: bool) -> dict[str, Any]:
     """Gate, times and memory of the stages; prints a line for each as it comes."""
     torch.set_num_threads(threads)
-    report: dict[str, Any] = {"setting": describe(batch, threads, rounds), "stages": []}
-    print(*(f"{name}: {value}" for name, value in report["setting"].items()), sep="\n")
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
-        print("note: the machine is busy with something else; threads then wait for each other, and times mislead")
+    setting = describe(dtype="float32", batch=batch, rounds=rounds)
+    report: dict[str, Any] = {"setting": setting, "stages": []}
+    print_setting(setting)
     for stage in stages:
         differences = check_agreement(stage, batch)
         told = ", ".join(f"{name} {difference:.1e}" for name, difference in differences.items())
@@ -218,27 +192,6 @@ def run(*, stages: Sequence[Stage], batch: int, threads: int, rounds: int, memor
             memory_text = "" if row["memory_of_timm"] is None else f", {row['memory_of_timm']:.2f} of its memory"
             print(f"  {mode:17} {name:10} {row['times_as_fast']:.2f} times as fast{memory_text}")
     return report
-
-
-def describe(batch: int, threads: int, rounds: int) -> dict[str, str | int]:
-    """Everything the figures depend on."""
-    return {
-        "versions": f"halonet {halonet.__version__}, torch {torch.__version__}, timm {timm.__version__}, "
-        f"Python {platform.python_version()}",
-        "device": f"CPU, {_processor()}, {os.cpu_count()} cores",
-        "threads": threads,
-        "dtype": "float32",
-        "batch": batch,
-        "rounds": rounds,
-        "load": f"{os.getloadavg()[0]:.2f} over the last minute" if hasattr(os, "getloadavg") else "unknown",
-    }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
 
 
 def _line(mode: str, name: str, row: dict[str, Any]) -> str:
@@ -278,9 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rounds=options.rounds,
         memory=not options.no_memory,
     )
-    if options.json:
-        with replacing(options.json) as beside:
-            beside.write_text(json.dumps(report, indent=2) + "\n")
+    write_report(report, options.json)
 
 
 if __name__ == "__main__":

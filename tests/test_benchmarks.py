@@ -1,4 +1,4 @@
-"""The benchmark of the layer: its gate, one tiny round, its table and file. No speed is asserted."""
+"""The benchmarks: their gates, one tiny round, their tables and files. No speed is asserted."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import accelerate as accelerate_benchmark
+from benchmarks import floor
 from benchmarks import local_attention as benchmark
 
 TINY = benchmark.Stage(size=8, dim=16, num_heads=2, block_size=4, halo_size=1)
@@ -98,3 +100,35 @@ def test_refuses_numbers_that_are_not_positive(option, capsys):
         benchmark.main([f"--{option}", "0"])
     assert error.value.code == 2
     assert f"--{option} must be positive, got 0" in capsys.readouterr().err
+
+
+def test_accelerated_models_in_one_round(tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    accelerate_benchmark.main(f"--models botnet26t_256 --batch 1 --threads 1 --rounds 1 --json {out}".split())
+    entry = json.loads(out.read_text())["models"]["botnet26t_256"]
+    assert entry["replaced"] == 3
+    assert 0 < entry["errors"]["halonet"] <= 2 * entry["errors"]["timm"] + accelerate_benchmark.BAND
+    printed = capsys.readouterr().out
+    for mode in accelerate_benchmark.MODES:
+        assert entry[mode].keys() == {"timm", "halonet"}
+        assert all(f"{row['median_ms']:.1f} ms" in printed for row in entry[mode].values())
+
+
+@pytest.mark.parametrize("wrong", [1e-3, float("nan")])
+def test_a_model_that_computes_something_else_is_not_timed(wrong):
+    models, _ = accelerate_benchmark.models_of("botnet26t_256")
+    models["halonet"].head.fc.bias.data[0] += wrong
+    with pytest.raises(SystemExit, match="nothing is timed"):
+        accelerate_benchmark.errors(models, torch.randn(1, 3, 256, 256))
+
+
+def test_the_floor_counts_by_hand():
+    """A map of 2 x 2 blocks of 4 pixels and a halo of 1: every query meets 5 x 5 keys."""
+    work = floor.work_of(TINY, batch=2, mode="forward")
+    queries, channels = 2 * 8 * 8, 16
+    assert work.projection_flops == 2 * queries * channels * 3 * channels
+    assert work.exponentials == queries * 2 * 25
+    assert work.flops == 2 * queries * channels * 2 * 25 + 2 * queries * channels * 2 * 6
+    assert work.bytes == 4 * queries * channels * 4
+    rates = floor.Rates(flops=work.flops, exponentials=work.exponentials / 3, bytes=work.bytes)
+    assert work.seconds(rates) == pytest.approx(3 + work.projection_flops / work.flops)

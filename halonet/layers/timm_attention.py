@@ -35,9 +35,15 @@ class _TimmAttention(nn.Module):
         """The position tables without their first, unused rows."""
         return cast(Tensor, self.pos_embed.height_rel)[unused:], cast(Tensor, self.pos_embed.width_rel)[unused:]
 
-    def merge(self, output: Tensor) -> Tensor:
-        """(B, H, W, N, D) -> (B, N * D, H, W), pooled."""
-        return cast(Tensor, self.pool(output.flatten(3).permute(0, 3, 1, 2)))
+    def merge(self, output: Tensor, like: Tensor) -> Tensor:
+        """(B, H, W, N, D) -> (B, N * D, H, W), pooled, in the memory format of the layer's input.
+
+        A model goes on as it was: two formats side by side cost its convolutions more than the copy here.
+        """
+        output = output.flatten(3).permute(0, 3, 1, 2)
+        if not like.is_contiguous(memory_format=torch.channels_last):
+            output = output.contiguous()
+        return cast(Tensor, self.pool(output))
 
 
 class TimmHaloAttention(_TimmAttention):
@@ -62,7 +68,7 @@ class TimmHaloAttention(_TimmAttention):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', H', W')."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        like, x = x, x.contiguous(memory_format=torch.channels_last)
         # timm's key-value projection goes head by head, [k_0, v_0, k_1, v_1, ...].
         key_value = self.split_heads(pointwise(x, self.kv))
         key, value = key_value.split([self.dim_head_qk, self.dim_head_v], dim=-1)
@@ -79,7 +85,7 @@ class TimmHaloAttention(_TimmAttention):
             relative_stride=1,
             backend=self.backend,
         )
-        return self.merge(output)
+        return self.merge(output, like)
 
 
 class TimmBottleneckAttention(_TimmAttention):
@@ -117,4 +123,4 @@ class TimmBottleneckAttention(_TimmAttention):
             scale_relative=self.scale_pos_embed,
             backend=self.backend,
         )
-        return self.merge(output)
+        return self.merge(output, x)

@@ -1,0 +1,91 @@
+"""What the benchmarks measure with: interleaved rounds, ratios within a round, and what the figures depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from halonet.files import replacing
+
+SHORTEST = 0.02  # seconds a measurement takes at least: the clock and the scheduler
+
+
+def interleaved_times(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round; the first one changes from round to round. All are warmed up before."""
+    names = list(calls)
+    for call in calls.values():
+        call()
+    start = time.perf_counter()
+    calls[names[0]]()
+    repeats = max(1, round(SHORTEST / (time.perf_counter() - start)))
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for index in range(rounds):
+        first = index % len(names)
+        for name in names[first:] + names[:first]:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                calls[name]()
+            times[name].append((time.perf_counter() - start) / repeats * 1e3)
+    return times
+
+
+def compare(times: Mapping[str, list[float]], with_: str) -> dict[str, dict[str, Any]]:
+    """Median and spread of each, and the median of its ratios to `with_` within a round (above 1: faster)."""
+    return {
+        name: {
+            "median_ms": statistics.median(values),
+            "fastest_ms": min(values),
+            "slowest_ms": max(values),
+            "times_as_fast": statistics.median(a / b for a, b in zip(times[with_], values, strict=True)),
+        }
+        for name, values in times.items()
+    }
+
+
+def describe(**setting: str | int) -> dict[str, str | int]:
+    """Everything the figures depend on."""
+    packages = [f"{name} {_version(name)}" for name in ("halonet", "torch", "timm", "numba")]
+    return {
+        "versions": ", ".join([*packages, f"Python {platform.python_version()}"]),
+        "device": f"CPU, {_processor()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        **setting,
+        "load": f"{os.getloadavg()[0]:.2f} over the last minute" if hasattr(os, "getloadavg") else "unknown",
+    }
+
+
+def print_setting(setting: Mapping[str, str | int]) -> None:
+    """One line each, and a warning on a busy machine."""
+    print(*(f"{name}: {value}" for name, value in setting.items()), sep="\n")
+    if hasattr(os, "getloadavg") and os.getloadavg()[0] > 1:
+        print("note: the machine is busy with something else; threads then wait for each other, and times mislead")
+
+
+def write_report(report: Mapping[str, Any], path: Path | None) -> None:
+    """Writes the figures as JSON, if a file is asked for."""
+    if path:
+        with replacing(path) as beside:
+            beside.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def _version(name: str) -> str:
+    try:
+        return torch.__version__ if name == "torch" else version(name)
+    except PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    """The processor's name where the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
