@@ -95,8 +95,8 @@ def bias_size(sizes):
     return (rows * columns + 1) * bias_queries(sizes) if sizes.has_bias else 0
 
 
-def _entries(sources):
-    """With and without threads. `sources` is part of what numba's cache knows them by."""
+def _entry(sources):
+    """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
     def backward(maps, given, totals, tables, numbers, scale, threads):
@@ -117,22 +117,10 @@ def _entries(sources):
             first, end = slices * share // threads, slices * (share + 1) // threads
             backward_slices(maps, Given(delta, norm), sums, whole, unpack_sizes(numbers), scale, first, end)
 
-    @njit(nogil=True, cache=True)
-    def backward_alone(maps, given, totals, tables, numbers, scale):
-        """`backward` without threads."""
-        _ = sources
-        delta, norm = given
-        table_rows, table_gradients, bias_gradients, extra_gradients = totals
-        row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
-        whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
-        sums = Totals(table_rows, table_gradients, bias_gradients, extra_gradients)
-        slices = numbers[0] * numbers[3]
-        backward_slices(maps, Given(delta, norm), sums, whole, unpack_sizes(numbers), scale, 0, slices)
-
-    return backward, backward_alone
+    return backward
 
 
-backward, backward_alone = _entries(SOURCES)
+backward = _entry(SOURCES)
 
 
 @njit(nogil=True)

@@ -30,8 +30,8 @@ from halonet.ops.local_attention.numba_cpu.vectors import (
 )
 
 
-def _entries(sources):
-    """With and without threads. `sources` is part of what numba's cache knows them by."""
+def _entry(sources):
+    """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
     def forward(maps, norm, tables, numbers, scale, threads):
@@ -49,19 +49,10 @@ def _entries(sources):
             first, end = units * share // threads, units * (share + 1) // threads
             forward_units(maps, norm, whole, unpack_sizes(numbers), scale, first, end)
 
-    @njit(nogil=True, cache=True)
-    def forward_alone(maps, norm, tables, numbers, scale):
-        """`forward` without threads."""
-        _ = sources
-        row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
-        whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
-        units = numbers[0] * numbers[3] * numbers[8] * numbers[9]
-        forward_units(maps, norm, whole, unpack_sizes(numbers), scale, 0, units)
-
-    return forward, forward_alone
+    return forward
 
 
-forward, forward_alone = _entries(SOURCES)
+forward = _entry(SOURCES)
 
 
 @njit(nogil=True)

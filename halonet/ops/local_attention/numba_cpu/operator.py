@@ -30,11 +30,13 @@ _PROCESS = os.getpid()
 
 
 def refusal(call: Call) -> str | None:
-    """Why this backend cannot take the call: it takes every one on a CPU."""
+    """Why this backend cannot take the call: on a CPU it takes every one."""
     if call.query.device.type != "cpu":
         return f"its kernels run on a CPU, got tensors on {call.query.device}"
     if torch.compiler.is_exporting():
         return "an exported program is to run where halonet is not installed"
+    if os.getpid() != _PROCESS:
+        return "it was loaded before this process was forked, and OpenMP does not survive that"
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed (pip install 'halonet[cpu]')"
     return None
@@ -46,19 +48,19 @@ def run(call: Call) -> Tensor:
 
 
 def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
-    from halonet.ops.local_attention.numba_cpu.forward import forward, forward_alone
+    from halonet.ops.local_attention.numba_cpu.forward import forward
 
     given = _Given.of(call)
     query, value = given.maps[0], given.maps[2]
     output = query.new_empty((*query.shape[:4], value.shape[4]))
     norm = query.new_empty((*query.shape[:4], 2 * for_backward))
     arguments = _addresses(*given.maps, output), norm.flatten().numpy()
-    _launch(forward, forward_alone, *arguments, given.tables, given.sizes, given.scale)
+    _launch(forward, *arguments, given.tables, given.sizes, given.scale)
     return output, norm
 
 
 def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[Tensor | None, ...]:
-    from halonet.ops.local_attention.numba_cpu.backward import backward, backward_alone
+    from halonet.ops.local_attention.numba_cpu.backward import backward
 
     given = _Given.of(call)
     query, geometry = given.maps[0], call.geometry
@@ -73,7 +75,6 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     delta = (grad * output).sum(dim=-1)
     _launch(
         backward,
-        backward_alone,
         _addresses(*given.maps, grad, *targets),
         _flat(delta, norm),
         _flat(rows, tables, bias, extra),
@@ -92,14 +93,11 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
 _operator: Callable[[Call], Tensor] = cpu_operator.define("local_attention_numba", _forward, _backward, kept=2)
 
 
-def _launch(kernel: Callable[..., None], alone: Callable[..., None], *arguments: Any) -> None:
-    """Runs a kernel with as many threads as torch uses; in a forked process, which OpenMP does not survive, alone.
+def _launch(kernel: Callable[..., None], *arguments: Any) -> None:
+    """Runs a kernel with as many threads as torch uses.
 
     numba's threads are torch's own where both find the same OpenMP, so that none waits spinning for the other.
     """
-    if os.getpid() != _PROCESS:
-        alone(*arguments)
-        return
     import numba
 
     with _LOCK:
