@@ -26,7 +26,16 @@ from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 
 Array = np.ndarray[Any, Any]
 _LOCK = threading.Lock()  # not every threading layer of numba may be entered from two threads
-_PROCESS = os.getpid()
+_forked = False  # a flag, which torch.compile can read, where it cannot ask for the process
+
+
+def _note_fork() -> None:
+    global _forked
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
 
 
 def refusal(call: Call) -> str | None:
@@ -35,7 +44,7 @@ def refusal(call: Call) -> str | None:
         return f"its kernels run on a CPU, got tensors on {call.query.device}"
     if torch.compiler.is_exporting():
         return "an exported program is to run where halonet is not installed"
-    if os.getpid() != _PROCESS:
+    if _forked:
         return "it was loaded before this process was forked, and OpenMP does not survive that"
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed (pip install 'halonet[cpu]')"
