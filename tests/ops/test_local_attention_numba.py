@@ -78,3 +78,16 @@ def test_without_numba_another_backend_runs(monkeypatch):
     said = explain_backend(query, query, query, block_size=2, halo_size=1)
     assert "numba: refused, numba is not installed (pip install 'halonet[cpu]')" in said
     assert "sdpa: chosen" in said
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_what_is_no_number_reaches_the_same_pixels(dtype, name):
+    tensors = _CASE.tensors(dtype=dtype, requires_grad=False)
+    tensors[name][0, 2, 3, 1, 1] = float("nan")
+    actual, expected = (
+        call(local_attention, tensors, **_CASE.arguments, backend=backend).isnan() for backend in ("numba", "reference")
+    )
+    assert expected.any()
+    assert not expected.all()
+    assert torch.equal(actual, expected)
