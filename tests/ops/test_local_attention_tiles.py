@@ -8,7 +8,7 @@ from halonet.ops.local_attention.tiles import clipped
 from tests.ops.cases import CASES, Case, assert_same, output_and_gradients
 
 
-def compare_with_reference(case: Case) -> None:
+def assert_equals_reference(case: Case) -> None:
     """The reference is held to the loop elsewhere; here the loop would take minutes."""
     expected = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="reference")
     actual = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="sdpa")
@@ -31,7 +31,7 @@ LARGE_CASES = {
 
 @pytest.mark.parametrize("name", LARGE_CASES)
 def test_large_maps(name):
-    compare_with_reference(LARGE_CASES[name])
+    assert_equals_reference(LARGE_CASES[name])
 
 
 @pytest.mark.parametrize("tile_bytes", [1, 1500, 6000])

@@ -20,7 +20,7 @@ from halonet.ops.local_attention.numba_cpu.layout import (
     unpack_map,
     unpack_sizes,
 )
-from halonet.ops.local_attention.numba_cpu.loading import copy_row, load_extra, load_keys, load_queries
+from halonet.ops.local_attention.numba_cpu.loading import copy_row, load_extra, load_keys, load_queries, write_rows
 from halonet.ops.local_attention.numba_cpu.products import (
     columns_to_rows,
     combine,
@@ -181,7 +181,7 @@ def add_chunk(maps, given, totals, tables, sizes, place, chunk, has_border, scra
     for g in range(sizes.extra):
         for lane in range(CHUNK):
             totals.extra_gradients[part * sizes.extra + g] += gradients.scores[(count - sizes.extra + g) * CHUNK + lane]
-    write_queries(unpack_map(maps, 6), sizes, place, begin, gradients)
+    write_rows(unpack_map(maps, 6), sizes, place, begin, gradients.query, sizes.channels)
 
 
 @njit(nogil=True)
@@ -217,20 +217,6 @@ def make_weights(count, scratch, gradients):
         largest = load(gradients.largest, half)
         for t in range(count):
             store(scores, t * CHUNK + half, exp(subtract(load(scores, t * CHUNK + half), largest)))
-
-
-@njit(nogil=True)
-def write_queries(target, sizes, place, begin, gradients):
-    """Writes the gradients of the queries the map has."""
-    image, head, block_row, block_column = place
-    length = padded(sizes.channels)
-    for lane in range(CHUNK):
-        row, column = query_pixel(sizes, block_row, block_column, begin + lane)
-        if row < 0:
-            continue
-        start = image * target.image + row * target.row + column * target.column + head * target.head
-        for d in range(0, sizes.channels, LANES):
-            store_part(target.address, start + d, sizes.channels - d, load(gradients.query, lane * length + d))
 
 
 @njit(nogil=True)

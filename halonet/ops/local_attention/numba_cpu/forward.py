@@ -15,7 +15,7 @@ from halonet.ops.local_attention.numba_cpu.layout import (
     unpack_map,
     unpack_sizes,
 )
-from halonet.ops.local_attention.numba_cpu.loading import load_extra, load_keys, load_queries
+from halonet.ops.local_attention.numba_cpu.loading import load_extra, load_keys, load_queries, write_rows
 from halonet.ops.local_attention.numba_cpu.products import columns_to_rows, combine, make_scores
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
@@ -25,7 +25,6 @@ from halonet.ops.local_attention.numba_cpu.vectors import (
     multiply,
     splat,
     store,
-    store_part,
     subtract,
 )
 
@@ -106,17 +105,14 @@ def write_output(output, norm, sizes, image, head, block_row, block_column, begi
         total = load(scratch.sums, half)
         inverse = divide(splat(one), total)
         for d in range(sizes.value_channels):
-            place = d * CHUNK + half
-            store(scratch.output_t, place, multiply(load(scratch.output_t, place), inverse))
+            at = d * CHUNK + half
+            store(scratch.output_t, at, multiply(load(scratch.output_t, at), inverse))
         store(scratch.sums, half, inverse)
     columns_to_rows(scratch.output_t, values, scratch.output)
-    for lane in range(CHUNK):
+    place = image, head, block_row, block_column
+    write_rows(output, sizes, place, begin, scratch.output, sizes.value_channels)
+    for lane in range(CHUNK if norm.size else 0):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
-        if row < 0:
-            continue
-        place = image * output.image + row * output.row + column * output.column + head * output.head
-        for d in range(0, sizes.value_channels, LANES):
-            store_part(output.address, place + d, sizes.value_channels - d, load(scratch.output, lane * values + d))
-        if norm.size:
+        if row >= 0:
             pixel = ((image * sizes.query_height + row) * sizes.query_width + column) * sizes.heads + head
             norm[2 * pixel], norm[2 * pixel + 1] = scratch.largest[lane], scratch.sums[lane]

@@ -1,4 +1,4 @@
-"""From maps to the buffers of a thread: keys, values, extra keys, queries and their position logits."""
+"""From maps to the buffers of a thread, and back: keys, values, extra keys, queries and their position logits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ from numba import njit
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
 from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
-from halonet.ops.local_attention.numba_cpu.vectors import fma, load, load_part, multiply, splat, splat_at, store
+from halonet.ops.local_attention.numba_cpu.vectors import (
+    fma,
+    load,
+    load_part,
+    multiply,
+    splat,
+    splat_at,
+    store,
+    store_part,
+)
 
 
 @njit(nogil=True)
@@ -126,3 +135,17 @@ def load_queries(query, tables, sizes, image, head, block_row, block_column, fir
     rows_to_columns(queries, channels, scratch.query_t)
     if sizes.has_position:
         rows_to_columns(position, rows + columns, scratch.position_t)
+
+
+@njit(nogil=True)
+def write_rows(target, sizes, place, begin, rows, channels):
+    """Writes rows of queries, from number `begin` of a block on, to the pixels that the map has."""
+    image, head, block_row, block_column = place
+    length = padded(channels)
+    for lane in range(CHUNK):
+        row, column = query_pixel(sizes, block_row, block_column, begin + lane)
+        if row < 0:
+            continue
+        start = image * target.image + row * target.row + column * target.column + head * target.head
+        for d in range(0, channels, LANES):
+            store_part(target.address, start + d, channels - d, load(rows, lane * length + d))

@@ -1,7 +1,7 @@
 """Local attention on a CPU by kernels that numba compiles for its processor, on the first call.
 
-Needs numba (`pip install halonet[cpu]`), no compiler. The kernels are in `forward` and `backward`; here they
-are made torch operators and given to threads. Shape letters as in `geometry`.
+Needs numba (`pip install halonet[cpu]`), no compiler. The kernels are in `forward` and `backward`; here they are
+made torch operators. Shape letters as in `geometry`.
 """
 
 from __future__ import annotations
@@ -94,9 +94,8 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     # The operator leaves out what the call has not.
     total = tables.sum(dim=0)[:, : query.shape[4]] * call.relative_scale
     row, column = total.split(lengths)
-    by_head = (part.unflatten(0, (-1, heads)).sum(dim=0) for part in (bias, extra))
-    bias_gradient, extra_gradient = by_head
-    return (*targets[:3], row.clone(), column.clone(), bias_gradient, *targets[3:], extra_gradient)
+    bias, extra = (part.unflatten(0, (-1, heads)).sum(dim=0) for part in (bias, extra))
+    return (*targets[:3], row.clone(), column.clone(), bias, *targets[3:], extra)
 
 
 _operator: Callable[[Call], Tensor] = cpu_operator.define("local_attention_numba", _forward, _backward, kept=2)

@@ -50,16 +50,9 @@ def make_scores(count, begin, head, tables, sizes, scratch):
         b0, b1 = _position_logits(position_t, place[3 * t + 3], place[3 * t + 4])
         c0, c1 = _position_logits(position_t, place[3 * t + 6], place[3 * t + 7])
         d0, d1 = _position_logits(position_t, place[3 * t + 9], place[3 * t + 10])
-        for d in range(channels):
-            q0, q1 = load(queries_t, d * CHUNK), load(queries_t, d * CHUNK + LANES)
-            k = splat_at(keys, t * length + d)
-            a0, a1 = fma(k, q0, a0), fma(k, q1, a1)
-            k = splat_at(keys, (t + 1) * length + d)
-            b0, b1 = fma(k, q0, b0), fma(k, q1, b1)
-            k = splat_at(keys, (t + 2) * length + d)
-            c0, c1 = fma(k, q0, c0), fma(k, q1, c1)
-            k = splat_at(keys, (t + 3) * length + d)
-            d0, d1 = fma(k, q0, d0), fma(k, q1, d1)
+        a0, a1, b0, b1, c0, c1, d0, d1 = _multiply_4(
+            keys, t * length, length, queries_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
+        )
         if sizes.has_bias:
             a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
             b0, b1 = _with_bias(b0, b1, place[3 * t + 5], begin, head, tables, sizes)
@@ -82,6 +75,22 @@ def make_scores(count, begin, head, tables, sizes, scratch):
         t += 1
     store(scratch.largest, 0, most_0)
     store(scratch.largest, LANES, most_1)
+
+
+@njit(inline="always")
+def _multiply_4(rows, begin, length, columns_t, channels, a0, a1, b0, b1, c0, c1, d0, d1):
+    """Adds the products of four rows, which begin at `begin`, with columns_t (channels, CHUNK)."""
+    for d in range(channels):
+        first, second = load(columns_t, d * CHUNK), load(columns_t, d * CHUNK + LANES)
+        row = splat_at(rows, begin + d)
+        a0, a1 = fma(row, first, a0), fma(row, second, a1)
+        row = splat_at(rows, begin + length + d)
+        b0, b1 = fma(row, first, b0), fma(row, second, b1)
+        row = splat_at(rows, begin + 2 * length + d)
+        c0, c1 = fma(row, first, c0), fma(row, second, c1)
+        row = splat_at(rows, begin + 3 * length + d)
+        d0, d1 = fma(row, first, d0), fma(row, second, d1)
+    return a0, a1, b0, b1, c0, c1, d0, d1
 
 
 @njit(inline="always")
@@ -140,16 +149,9 @@ def score_gradients(count, sizes, scratch, gradients):
     while t + 4 <= count:
         a0 = b0 = c0 = d0 = less_0
         a1 = b1 = c1 = d1 = less_1
-        for d in range(channels):
-            g0, g1 = load(columns_t, d * CHUNK), load(columns_t, d * CHUNK + LANES)
-            v = splat_at(rows, t * length + d)
-            a0, a1 = fma(v, g0, a0), fma(v, g1, a1)
-            v = splat_at(rows, (t + 1) * length + d)
-            b0, b1 = fma(v, g0, b0), fma(v, g1, b1)
-            v = splat_at(rows, (t + 2) * length + d)
-            c0, c1 = fma(v, g0, c0), fma(v, g1, c1)
-            v = splat_at(rows, (t + 3) * length + d)
-            d0, d1 = fma(v, g0, d0), fma(v, g1, d1)
+        a0, a1, b0, b1, c0, c1, d0, d1 = _multiply_4(
+            rows, t * length, length, columns_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
+        )
         p = t * CHUNK
         a0, a1 = multiply(a0, load(weights, p)), multiply(a1, load(weights, p + LANES))
         p += CHUNK
