@@ -68,7 +68,7 @@ OPERATOR_CASES = {
 @pytest.mark.parametrize(
     ("name", "operator"), [(name, operator) for name, operators in OPERATOR_CASES.items() for operator in operators]
 )
-def test_the_cpu_operators_keep_what_they_declare(name, operator):
+def test_the_custom_operators_keep_what_they_declare(name, operator):
     """Schema, shapes and strides without data, and gradients, as torch checks them for a custom operator."""
     case = COMPILED_CASES[name]
     packet = getattr(torch.ops.halonet, f"local_attention_{operator}")

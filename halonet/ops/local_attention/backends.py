@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from halonet.ops.local_attention import numba_cpu, reference, sdpa
+from halonet.ops.local_attention import numba_cpu, reference, sdpa, triton_gpu
 from halonet.ops.local_attention.call import Call
 
 # Fastest first: "auto" takes the first that does not refuse. A backend is a module with
 # refusal(call) -> None or the reason it cannot take the call, and run(call) -> the output.
-BACKENDS: dict[str, ModuleType] = {"numba": numba_cpu, "sdpa": sdpa, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {"triton": triton_gpu, "numba": numba_cpu, "sdpa": sdpa, "reference": reference}
 
 
 def choose(name: str, call: Call) -> ModuleType:

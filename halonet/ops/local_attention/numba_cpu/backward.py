@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit, prange
 
-from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.border import add_border
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, SOURCES
 from halonet.ops.local_attention.numba_cpu.layout import (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, padded, sides
 from halonet.ops.local_attention.numba_cpu.vectors import add, exp, fma, load, maximum, multiply, splat, store, subtract

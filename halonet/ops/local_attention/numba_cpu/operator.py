@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from halonet.ops.local_attention import cpu_operator
+from halonet.ops.local_attention import custom_operator
 from halonet.ops.local_attention.call import Call
-from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.geometry import Axis, Geometry
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 
@@ -98,7 +98,9 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     return (*targets[:3], row.clone(), column.clone(), bias, *targets[3:], extra)
 
 
-_operator: Callable[[Call], Tensor] = cpu_operator.define("local_attention_numba", _forward, _backward, kept=2)
+_operator: Callable[[Call], Tensor] = custom_operator.define(
+    "local_attention_numba", _forward, _backward, kept=lambda dtype: 2
+)
 
 
 def _launch(kernel: Callable[..., None], *arguments: Any) -> None:
@@ -131,7 +133,7 @@ class _Given:
 
     @classmethod
     def of(cls, call: Call) -> _Given:
-        dtype = cpu_operator.working_dtype(call.query)
+        dtype = custom_operator.working_dtype(call.query.dtype)
         query, key, value = (_prepared(map_, dtype) for map_ in (call.query, call.key, call.value))
         batch, heads = query.shape[0], query.shape[3]
         extra_key, extra_value = (

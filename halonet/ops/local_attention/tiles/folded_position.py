@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from halonet.ops.local_attention.cpu_operator import HIDDEN
+from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.geometry import Axis, Geometry
 
 SPREAD = 300.0  # logits this far apart have exponentials whose products are still numbers of float64

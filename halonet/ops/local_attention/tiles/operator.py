@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from halonet.ops.local_attention import cpu_operator
+from halonet.ops.local_attention import custom_operator
 from halonet.ops.local_attention.call import Call
-from halonet.ops.local_attention.cpu_operator import working_dtype
+from halonet.ops.local_attention.custom_operator import working_dtype
 from halonet.ops.local_attention.geometry import Geometry
 from halonet.ops.local_attention.tiles.clipped import Tile, axis_padding, axis_runs
 from halonet.ops.local_attention.tiles.folded_position import FoldedPosition
@@ -37,7 +37,7 @@ def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     query, key, value, geometry = call.query, call.key, call.value, call.geometry
     maps = (geometry.split_queries(query), _padded(key, geometry), _padded(value, geometry))
     output = _empty_blocks(geometry, value, value.shape[-1], value.dtype)
-    log_sum = _empty_blocks(geometry, value, int(for_backward), working_dtype(query))
+    log_sum = _empty_blocks(geometry, value, int(for_backward), working_dtype(query.dtype))
     buffers: dict[tuple[int, ...], Buffers] = {}
     position = _position(call, gradients=False)
     for runs in product(axis_runs(geometry.rows), axis_runs(geometry.columns)):
@@ -69,7 +69,9 @@ def _backward(grad: Tensor, output: Tensor, log_sum: Tensor, call: Call) -> tupl
     return query, key, value, *tables, None, None, None, None
 
 
-_operator: Callable[[Call], Tensor] = cpu_operator.define("local_attention_tiles", _forward, _backward, kept=1)
+_operator: Callable[[Call], Tensor] = custom_operator.define(
+    "local_attention_tiles", _forward, _backward, kept=lambda dtype: 1
+)
 
 
 class _Gradients:
@@ -90,7 +92,7 @@ class _Gradients:
         query, key, value, geometry = call.query, call.key, call.value, call.geometry
         self.geometry, self.position, self.scale = geometry, position, call.scale
         self.maps = (geometry.split_queries(query), _padded(key, geometry), _padded(value, geometry))
-        dtype = working_dtype(query)
+        dtype = working_dtype(query.dtype)
         grad = grad.to(dtype).contiguous()
         self.grad = geometry.split_queries(grad)
         self.delta = geometry.split_queries((grad * output).sum(dim=-1, keepdim=True))
@@ -172,7 +174,7 @@ def _position(call: Call, *, gradients: bool) -> FoldedPosition | None:
     virtual = clipped and geometry.rows.border == "zeros"
     if call.relative is None and geometry.rows.window is None and not virtual:
         return None
-    dtype, channels = working_dtype(call.query), call.query.shape[-1]
+    dtype, channels = working_dtype(call.query.dtype), call.query.shape[-1]
     scaled = [
         torch.zeros(2 * axis.reach + 1, channels, dtype=dtype)
         if table is None

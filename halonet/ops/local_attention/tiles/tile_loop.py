@@ -15,7 +15,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from halonet.ops.local_attention.cpu_operator import working_dtype
+from halonet.ops.local_attention.custom_operator import working_dtype
 from halonet.ops.local_attention.geometry import Geometry
 from halonet.ops.local_attention.tiles.clipped import Run, Tile, Tiling
 from halonet.ops.local_attention.tiles.folded_position import FoldedPosition, VirtualKey
@@ -56,7 +56,7 @@ class TileLoop:
         self.query, self.key, self.value = maps
         self.geometry, self.runs, self.scale = geometry, runs, scale
         self.heads, self.channels = self.query.shape[-2:]
-        self.dtype = working_dtype(self.query)
+        self.dtype = working_dtype(self.query.dtype)
         self.height, self.width = runs[0].length, runs[1].length
         self.real_keys = self.height * self.width
         self.sides = geometry.rows.neighborhood, geometry.columns.neighborhood

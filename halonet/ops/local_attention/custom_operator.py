@@ -1,4 +1,4 @@
-"""CPU kernels with a gradient of their own as torch operators.
+"""Kernels with a gradient of their own as torch operators.
 
 Operators, so that torch.compile sees one node, and autograd the kernels' formula instead of a tape of what they do.
 """
@@ -29,26 +29,34 @@ _SCHEMA_TENSORS = (
 _SCHEMA_REST = "SymInt[] numbers, str border, float scale, float relative_scale"
 
 
-def define(name: str, forward: Forward, backward: Backward, *, kept: int) -> Callable[[Call], Tensor]:
+def define(
+    name: str,
+    forward: Forward,
+    backward: Backward,
+    *,
+    kept: Callable[[torch.dtype], int],
+    device_types: str | tuple[str, ...] = "cpu",
+) -> Callable[[Call], Tensor]:
     """Makes operators halonet::<name> and halonet::<name>_backward of two functions; gives the way from a call in.
 
-    kept: numbers a query that the forward pass keeps for the backward pass.
+    kept: numbers a query that the forward pass keeps for the backward pass, for maps of a dtype.
     """
-    options: dict[str, Any] = {"mutates_args": (), "device_types": "cpu"}
+    options: dict[str, Any] = {"mutates_args": (), "device_types": device_types}
 
     def run_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
         call = _call(arguments[:-1])
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(call.query.device.type, enabled=False):
             output, norm = forward(call, arguments[-1])
         return output.to(call.query.dtype), norm
 
     def fake_forward(*arguments: Any) -> tuple[Tensor, Tensor]:
         query, value, for_backward = arguments[0], arguments[2], arguments[-1]
         output = query.new_empty((*query.shape[:4], value.shape[4]))
-        return output, query.new_empty((*query.shape[:4], kept * for_backward), dtype=working_dtype(query))
+        numbers = kept(query.dtype) * for_backward
+        return output, query.new_empty((*query.shape[:4], numbers), dtype=working_dtype(query.dtype))
 
     def run_backward(grad: Tensor, output: Tensor, norm: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(grad.device.type, enabled=False):
             gradients = backward(grad, output, norm, _call(arguments))
         query = arguments[0]
         return tuple(
@@ -89,9 +97,9 @@ def define(name: str, forward: Forward, backward: Backward, *, kept: int) -> Cal
     return call_operator
 
 
-def working_dtype(query: Tensor) -> torch.dtype:
-    """Half precision is widened in the kernels: plain CPUs multiply it no faster, and the sums keep their digits."""
-    return torch.float32 if query.dtype in (torch.bfloat16, torch.float16) else query.dtype
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What kernels add up in. Those of a CPU widen half precision before: plain CPUs multiply it no faster."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
 def _tensors(call: Call) -> tuple[Tensor | None, ...]:
