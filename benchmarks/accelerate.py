@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import halonet
-from benchmarks.measuring import compare, describe, interleaved_times, print_setting, write_report
+from halonet.analysis.speed.measuring import compare, describe, interleaved_times, print_setting, write_report
 
 BAND = 1e-5  # of the largest output: what rounding may add where timm happens to round luckily
 MODELS = (

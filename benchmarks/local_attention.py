@@ -25,8 +25,8 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch import Tensor, nn
 
-from benchmarks.measuring import compare, describe, interleaved_times, print_setting, write_report
 from benchmarks.timm_halo import halo_attention_like, in_our_layout
+from halonet.analysis.speed.measuring import compare, describe, interleaved_times, print_setting, write_report
 
 TOLERANCE = 1e-4  # of the largest value; float32 sums over 196 keys and up to 4096 pixels
 MODES = ("forward", "forward+backward")

@@ -9,6 +9,7 @@ import torch
 from benchmarks import accelerate as accelerate_benchmark
 from benchmarks import floor
 from benchmarks import local_attention as benchmark
+from halonet.analysis.speed.floor import Rates
 
 TINY = benchmark.Stage(size=8, dim=16, num_heads=2, block_size=4, halo_size=1)
 
@@ -124,11 +125,11 @@ def test_a_model_that_computes_something_else_is_not_timed(wrong):
 
 def test_the_floor_counts_by_hand():
     """A map of 2 x 2 blocks of 4 pixels and a halo of 1: every query meets 5 x 5 keys."""
-    work = floor.work_of(TINY, batch=2, mode="forward")
+    work = floor.layer_work(TINY, batch=2, mode="forward")
     queries, channels = 2 * 8 * 8, 16
     assert work.projection_flops == 2 * queries * channels * 3 * channels
-    assert work.exponentials == queries * 2 * 25
-    assert work.flops == 2 * queries * channels * 2 * 25 + 2 * queries * channels * 2 * 6
-    assert work.bytes == 4 * queries * channels * 4
-    rates = floor.Rates(flops=work.flops, exponentials=work.exponentials / 3, bytes=work.bytes)
-    assert work.seconds(rates) == pytest.approx(3 + work.projection_flops / work.flops)
+    assert work.op.exponentials == queries * 2 * 25
+    assert work.op.flops == 2 * queries * channels * 2 * 25 + 2 * queries * channels * 2 * 6
+    assert work.op.bytes == 4 * queries * channels * 4
+    rates = Rates(flops=work.op.flops, exponentials=work.op.exponentials / 3, bytes=work.op.bytes)
+    assert work.seconds(rates) == pytest.approx(3 + work.projection_flops / work.op.flops)

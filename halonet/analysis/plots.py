@@ -20,7 +20,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
     if not history:
         raise ValueError("history: expected at least one epoch, got none")
     epochs = [row["epoch"] for row in history]
-    figure, axes = _figure(1, 3, size=(13.0, 3.9))
+    figure, axes = start_figure(1, 3, size=(13.0, 3.9))
     marker = "o" if len(epochs) < 3 else None
     for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], "accuracy", 100.0)):
         for split, label, colour in (
@@ -43,7 +43,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> Non
     for axis in axes.flat:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_predictions(
@@ -64,7 +64,7 @@ def plot_predictions(
         raise ValueError("images: expected at least one, got none")
     columns = min(8, len(images))
     rows = -(-len(images) // columns)
-    figure, axes = _figure(rows, columns, size=(1.55 * columns + 0.4, 2.0 * rows + 1.0), least_width=6.0)
+    figure, axes = start_figure(rows, columns, size=(1.55 * columns + 0.4, 2.0 * rows + 1.0), least_width=6.0)
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, given, label in zip(axes.flat, images, probabilities, labels, strict=False):
@@ -87,10 +87,11 @@ def plot_predictions(
         if not right:
             axis.set_xlabel(f"is {_short(class_names[int(label)])}", fontsize=10, color=RED, labelpad=2)
     figure.suptitle(f"Answers on test images, with their probability\n{subtitle}", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(rows: int, columns: int, *, size: tuple[float, float], least_width: float = 0.0) -> tuple[Any, Any]:
+def start_figure(rows: int, columns: int, *, size: tuple[float, float], least_width: float = 0.0) -> tuple[Any, Any]:
+    """An empty figure of the house's look, and its axes (rows, columns); size in inches."""
     # The object interface: pyplot would keep state and look for a display.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -129,5 +130,6 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Writes the figure as PNG."""
     figure.savefig(path, format="png")

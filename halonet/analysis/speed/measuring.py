@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import platform
@@ -19,23 +20,61 @@ from halonet.files import replacing
 SHORTEST = 0.02  # seconds a measurement takes at least: the clock and the scheduler
 
 
-def interleaved_times(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each call in each round; the first one changes from round to round. All are warmed up before."""
+def interleaved_times(
+    calls: Mapping[str, Callable[[], object]], rounds: int, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Milliseconds of each call in each round; the first one changes from round to round. All are warmed up before.
+
+    On a GPU a measurement ends when the device has done all of its calls.
+    """
+
+    def seconds(call: Callable[[], object], repeats: int) -> float:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        wait_for(device)
+        return (time.perf_counter() - start) / repeats
+
     names = list(calls)
     for call in calls.values():
-        call()
-    start = time.perf_counter()
-    calls[names[0]]()
-    repeats = max(1, round(SHORTEST / (time.perf_counter() - start)))
+        seconds(call, 1)
+    repeats = max(1, round(SHORTEST / seconds(calls[names[0]], 1)))
     times: dict[str, list[float]] = {name: [] for name in names}
     for index in range(rounds):
         first = index % len(names)
         for name in names[first:] + names[:first]:
-            start = time.perf_counter()
-            for _ in range(repeats):
-                calls[name]()
-            times[name].append((time.perf_counter() - start) / repeats * 1e3)
+            times[name].append(seconds(calls[name], repeats) * 1e3)
     return times
+
+
+def device_of(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be there, got {name!r}, and torch finds no GPU")
+    return device
+
+
+def wait_for(device: torch.device | str) -> None:
+    """Until a GPU has done what it was given; a CPU has, always."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(call: Callable[[], object], device: torch.device | str) -> float | None:
+    """MiB of a GPU's memory that a call needs at most beside what was there before; None on a CPU."""
+    if torch.device(device).type != "cuda":
+        return None
+    wait_for(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    wait_for(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
 
 
 def compare(times: Mapping[str, list[float]], with_: str) -> dict[str, dict[str, Any]]:
@@ -51,12 +90,14 @@ def compare(times: Mapping[str, list[float]], with_: str) -> dict[str, dict[str,
     }
 
 
-def describe(**setting: str | int) -> dict[str, str | int]:
+def describe(*, device: torch.device | str = "cpu", **setting: str | int) -> dict[str, str | int]:
     """Everything the figures depend on."""
-    packages = [f"{name} {_version(name)}" for name in ("halonet", "torch", "timm", "numba")]
+    packages = [f"{name} {_version(name)}" for name in ("halonet", "torch", "timm", "numba", "triton")]
+    on_gpu = torch.device(device).type == "cuda"
     return {
+        "date": datetime.date.today().isoformat(),
         "versions": ", ".join([*packages, f"Python {platform.python_version()}"]),
-        "device": f"CPU, {_processor()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {_processor()}, {os.cpu_count()} cores",
         "threads": torch.get_num_threads(),
         **setting,
         "load": f"{os.getloadavg()[0]:.2f} over the last minute" if hasattr(os, "getloadavg") else "unknown",

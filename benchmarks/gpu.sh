@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one call of at most nine minutes: tests on the device, then the tables, as small JSON
+# files.
+#
+#     benchmarks/gpu.sh [OUT] [PART ...]      (PARTs: tests op flex layer scaling models; default: all, in this order)
+#
+# A part that the time does not reach is said to be left out. PYTHON selects the interpreter.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+out=${1:-benchmarks/results}
+shift || true
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling models)
+python=${PYTHON:-python3}
+limit=${LIMIT:-540}
+stages=(halonet_h0_256 halonet_h3_320 halonet_h4_384 halonet_h5_448 halonet_h6_512 halonet_h7_600)
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+mkdir -p "$out"
+status=0
+
+left() { echo $((limit - SECONDS)); }
+
+bench() { # NAME SECONDS ARGUMENT...: a table into OUT/NAME.json
+    local name=$1 most=$2
+    shift 2
+    [ "$most" -le "$(left)" ] || most=$(left)
+    if [ "$most" -lt 20 ]; then
+        echo "== $name: left out, no time"
+        return
+    fi
+    echo "== $name"
+    timeout "$most" "$python" -m halonet bench "$@" --device cuda --json "$out/$name.json" || {
+        echo "== $name: failed or out of time"
+        status=1
+    }
+}
+
+for part in "${parts[@]}"; do
+    case $part in
+    tests)
+        echo "== tests on the device"
+        timeout 200 "$python" -m pytest tests/ops/test_local_attention_triton.py -q -x -p no:cacheprovider || {
+            echo "the kernels are wrong on this device: nothing is timed"
+            exit 1
+        }
+        ;;
+    op) bench op_gpu 110 op --models "${stages[@]}" --batch 32 --peers halonet sdpa-bias dense ;;
+    flex) bench op_flex_gpu 100 op --models halonet_h0_256 halonet_h4_384 --batch 32 --peers halonet flex ;;
+    layer) bench layer_gpu 100 layer --models halonet_h0_256 --batch 32 ;;
+    scaling) bench scaling_gpu 60 scaling --batch 1 --sides 32 64 128 256 512 1024 2048 4096 --peers halonet dense ;;
+    models)
+        # The paper's comparison: each HaloNet, its hybrid, and the EfficientNet of its accuracy at the same image size.
+        for pair in 0:256 1:256 2:256 3:320 4:384; do
+            n=${pair%:*} size=${pair#*:}
+            bench "models_h${n}_gpu" 120 model --compile --batch 64 --rounds 3 \
+                --models "efficientnet_b$n@$size" "halonet_h${n}_$size" "halonet_h${n}_c12_$size"
+        done
+        bench models_50_gpu 90 model --compile --batch 64 --rounds 3 --models resnet50@256 halonet50_256
+        ;;
+    *)
+        echo "gpu.sh: no part '$part'" >&2
+        exit 2
+        ;;
+    esac
+done
+echo "== done after $SECONDS s"
+exit $status

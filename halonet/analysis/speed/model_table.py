@@ -1,0 +1,108 @@
+"""Whole models beside each other at their image sizes: images a second in evaluation and in training steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, peak_memory, print_setting
+
+MODES = ("inference", "training step")
+
+
+def model_table(
+    names: Sequence[str],
+    *,
+    batch: int,
+    dtype: torch.dtype,
+    device: str,
+    rounds: int,
+    compiled: bool = False,
+    channels_last: bool = True,
+) -> dict[str, Any]:
+    """Times of models, printed as they come; ratios are to the first.
+
+    names: models of timm's registry, ours among them; "NAME@PIXELS" for another image size than the model's own.
+    dtype: of autocast; float32 for none. A training step is forward, loss, backward and an SGD step.
+
+    Raises:
+        ValueError: a name that timm has not, or a device that is not there.
+    """
+    on = device_of(device)
+    for name in names:
+        if not timm.is_model(name.partition("@")[0]):
+            raise ValueError(f"models must be names of timm's registry, got {name!r}")
+    told = {"compiled": str(compiled), "channels_last": str(channels_last)}
+    setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
+    print_setting(setting)
+    report: dict[str, Any] = {"setting": setting}
+    for mode in MODES:
+        calls: dict[str, Callable[[], object]] = {}
+        peaks = {}
+        for name in names:
+            calls[name] = _call(name, mode, batch=batch, dtype=dtype, device=on, compiled=compiled, last=channels_last)
+            calls[name]()
+            peaks[name] = peak_memory(calls[name], on)
+        report[mode] = compare(interleaved_times(calls, rounds, on), names[0])
+        for name, row in report[mode].items():
+            row |= {"images_per_second": batch / row["median_ms"] * 1e3, "peak_mib": peaks[name]}
+            spread = f"({row['fastest_ms']:.2f} to {row['slowest_ms']:.2f})"
+            memory = "" if peaks[name] is None else f", {peaks[name]:.0f} MiB"
+            print(
+                f"{mode:14} {name:28} {row['images_per_second']:9.1f} images/s  {row['median_ms']:9.2f} ms {spread}, "
+                f"{row['times_as_fast']:.2f} times as fast{memory}",
+                flush=True,
+            )
+    return report
+
+
+def _call(
+    name: str, mode: str, *, batch: int, dtype: torch.dtype, device: torch.device, compiled: bool, last: bool
+) -> Callable[[], object]:
+    """One evaluation or training step of a new model on the same random images every time."""
+    model, side = _model(name)
+    memory = torch.channels_last if last else torch.contiguous_format
+    model = model.to(device=device, memory_format=memory)  # type: ignore[call-overload]
+    images = torch.randn(batch, 3, *side, device=device).to(memory_format=memory)
+    labels = torch.zeros(batch, dtype=torch.long, device=device)
+    lowered = nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype=dtype)
+    forward = torch.compile(model) if compiled else model
+    if mode == "inference":
+        model.eval()
+
+        def infer() -> object:
+            with torch.no_grad(), lowered:
+                return forward(images)
+
+        return infer
+    model.train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+
+    def step() -> object:
+        with lowered:
+            loss = F.cross_entropy(forward(images).float(), labels)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        return None
+
+    return step
+
+
+def _model(name: str) -> tuple[nn.Module, tuple[int, int]]:
+    """A model of timm's registry and the image it is meant for, or the one that its name asks for."""
+    plain, _, pixels = name.partition("@")
+    if pixels and not pixels.isdigit():
+        raise ValueError(f"models must be NAME or NAME@PIXELS, got {name!r}")
+    torch.manual_seed(0)
+    model = timm.create_model(plain)
+    if pixels:
+        return model, (int(pixels), int(pixels))
+    _, height, width = timm.data.resolve_model_data_config(model)["input_size"]
+    return model, (height, width)

@@ -1,0 +1,59 @@
+"""The tables of `halonet bench` as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from halonet.analysis.plots import save_figure, start_figure
+from halonet.analysis.speed import model_table, op_table
+
+COLOURS = ("#2a6f97", "#e07a2f", "#3a7d44", "#8a8f98", "#c1272d", "#6d4c9f", "#b8860b")
+
+
+def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
+    """Writes the PNG of a report of `halonet bench` KIND."""
+    modes = model_table.MODES if kind == "model" else op_table.MODES
+    figure, axes = start_figure(1, 2, size=(13.0, 4.6))
+    for axis, mode in zip(axes[0], modes, strict=True):
+        if kind == "scaling":
+            _plot_scaling(axis, report["entries"], mode)
+        elif kind in ("op", "layer"):
+            _plot_bars(axis, [(entry["shape"]["label"], entry[mode]) for entry in report["entries"]], "median_ms")
+            axis.set_ylabel("ms a call")
+            axis.set_yscale("log")
+        else:
+            _plot_bars(axis, [(name, {"": row}) for name, row in report[mode].items()], "images_per_second")
+            axis.set_ylabel("images a second")
+        axis.set_title(mode)
+    setting = report["setting"]
+    figure.suptitle(f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}", fontsize=9)
+    save_figure(figure, path)
+
+
+def _plot_bars(axis: Any, groups: list[tuple[str, dict[str, Any]]], figure_of: str) -> None:
+    names = list(dict.fromkeys(name for _, rows in groups for name, row in rows.items() if figure_of in row))
+    width = 0.8 / max(1, len(names))
+    for index, name in enumerate(names):
+        places = [place for place, (_, rows) in enumerate(groups) if figure_of in rows.get(name, {})]
+        values = [groups[place][1][name][figure_of] for place in places]
+        shifted = [place + (index - (len(names) - 1) / 2) * width for place in places]
+        axis.bar(shifted, values, width, label=name, color=COLOURS[index % len(COLOURS)])
+    axis.set_xticks(range(len(groups)), [label for label, _ in groups], rotation=30, ha="right", fontsize=8)
+    if names != [""]:
+        axis.legend(frameon=False, fontsize=8)
+
+
+def _plot_scaling(axis: Any, entries: list[dict[str, Any]], mode: str) -> None:
+    names = list(dict.fromkeys(name for entry in entries for name in entry[mode]))
+    for index, name in enumerate(names):
+        rows = [(entry["shape"]["height"], entry[mode].get(name, {})) for entry in entries]
+        points = [(side, row["ns_per_pixel"]) for side, row in rows if "ns_per_pixel" in row]
+        if points:
+            sides, values = zip(*points, strict=True)
+            axis.plot(sides, values, marker="o", label=name, color=COLOURS[index % len(COLOURS)])
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.set_xlabel("side of the map, pixels")
+    axis.set_ylabel("ns a pixel")
+    axis.legend(frameon=False, fontsize=8)

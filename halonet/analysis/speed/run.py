@@ -1,0 +1,64 @@
+"""One run of `halonet bench`: defaults for the machine, the table, and the files that are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from halonet.analysis.speed.layer_table import LAYERS, layer_table
+from halonet.analysis.speed.measuring import write_report
+from halonet.analysis.speed.model_table import model_table
+from halonet.analysis.speed.op_table import op_table, scaling_table
+from halonet.analysis.speed.shapes import stages_of
+from halonet.models import list_models
+
+OP_MODELS = ("halonet_h0_256",)
+OP_PEERS = ("halonet", "reference", "sdpa", "sdpa-bias", "dense")
+MODELS = ("halonet_h0_256", "efficientnet_b0@256")
+
+
+def run(
+    *,
+    kind: str,
+    models: Sequence[str] | None,
+    peers: Sequence[str] | None,
+    sides: Sequence[int],
+    batch: int,
+    rounds: int,
+    device: str | None,
+    dtype: str | None,
+    threads: int | None,
+    compile: bool,
+    json: Path | None,
+    png: Path | None,
+) -> None:
+    """Measures and prints; None stands for the default of the machine. The arguments are those of the command line.
+
+    Raises:
+        ValueError: a model, peer or device that there is not, or a model without local attention.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    numbers = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
+    if threads:
+        torch.set_num_threads(threads)
+    torch._dynamo.config.recompile_limit = 1024  # beyond it, further shapes would silently run uncompiled
+    common = {"batch": batch, "dtype": numbers, "device": device, "rounds": rounds}
+    if kind in ("op", "layer"):
+        names = models or OP_MODELS
+        for name in names:
+            if name not in list_models():
+                raise ValueError(f"models must be names that `halonet models` lists, got {name!r}")
+        shapes = [shape for name in names for shape in stages_of(name)]
+        table, default = (op_table, OP_PEERS) if kind == "op" else (layer_table, LAYERS)
+        report = table(shapes, peers=peers or default, **common)
+    elif kind == "scaling":
+        report = scaling_table(sides, peers=peers or OP_PEERS, **common)
+    else:
+        report = model_table(models or MODELS, compiled=compile, **common)
+    write_report(report, json)
+    if png:
+        from halonet.analysis.speed.plot import plot_report
+
+        plot_report(kind, report, png)

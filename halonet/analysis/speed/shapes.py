@@ -1,0 +1,85 @@
+"""The calls of local attention that models make, found by running them on tensors without memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from halonet import models
+from halonet.layers import HaloAttention
+
+
+@dataclass(frozen=True)
+class OpShape:
+    """One call: a square or rectangular map, and what `local_attention` is told."""
+
+    label: str
+    height: int
+    width: int
+    num_heads: int
+    key_dim: int
+    value_dim: int
+    block_size: tuple[int, int]
+    halo_size: tuple[int, int]
+    stride: int = 1
+
+    def __str__(self) -> str:
+        (block, _), (halo, _) = self.block_size, self.halo_size
+        heads = f"{self.num_heads} heads of {self.key_dim}/{self.value_dim}"
+        return f"{self.label}: {self.height} x {self.width}, {heads}, b {block}, h {halo}, s {self.stride}"
+
+    def tensors(self, batch: int, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
+        """Query, key, value and both position tables, random, with gradients."""
+        generator = torch.Generator().manual_seed(0)
+        queries = (-(-self.height // self.stride), -(-self.width // self.stride))
+        rows = [2 * (block + halo) - 1 for block, halo in zip(self.block_size, self.halo_size, strict=True)]
+        sizes = {
+            "query": (batch, *queries, self.num_heads, self.key_dim),
+            "key": (batch, self.height, self.width, self.num_heads, self.key_dim),
+            "value": (batch, self.height, self.width, self.num_heads, self.value_dim),
+            "height_table": (rows[0], self.key_dim),
+            "width_table": (rows[1], self.key_dim),
+        }
+        return {
+            name: torch.randn(size, generator=generator).to(device=device, dtype=dtype).requires_grad_()
+            for name, size in sizes.items()
+        }
+
+
+def stages_of(name: str) -> list[OpShape]:
+    """The different calls of a model of the zoo at its own image size, stage by stage, strided ones last.
+
+    Raises ValueError for a name that the zoo has not, or a model without local attention.
+    """
+    with torch.device("meta"):
+        model = models.create_model(name)
+    found: dict[OpShape, None] = {}
+
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(layer, HaloAttention)
+        found[_shape_of(layer, inputs[0], name)] = None
+
+    for layer in model.modules():
+        if isinstance(layer, HaloAttention):
+            layer.register_forward_pre_hook(note)
+    model(torch.empty(1, 3, *models.model_config(name).image_shape, device="meta"))
+    if not found:
+        raise ValueError(f"model must have local attention, got {name!r}, which has none")
+    shapes = sorted(found, key=lambda shape: (shape.stride, -shape.height))
+    return [OpShape(**{**vars(shape), "label": f"{name} {index}"}) for index, shape in enumerate(shapes, start=1)]
+
+
+def _shape_of(layer: HaloAttention, image: Tensor, name: str) -> OpShape:
+    return OpShape(
+        label=name,
+        height=image.shape[2],
+        width=image.shape[3],
+        num_heads=layer.num_heads,
+        key_dim=layer.dim_qk // layer.num_heads,
+        value_dim=layer.dim_out // layer.num_heads,
+        block_size=layer.block_size,
+        halo_size=layer.halo_size,
+        stride=layer.query_stride,
+    )

@@ -1,0 +1,194 @@
+"""`halonet bench`: the calls of models, peers that compute the same, floors by hand, tables, files; never a speed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from halonet.analysis.speed import layer_table, measuring, model_table, op_table
+from halonet.analysis.speed.floor import Rates, measure_rates, work_of
+from halonet.analysis.speed.peers import PEERS, Peer
+from halonet.analysis.speed.shapes import OpShape, stages_of
+from halonet.cli import main
+
+TINY = OpShape("tiny", 9, 9, 2, 16, 16, (4, 4), (1, 1))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _threads_and_limits():
+    threads, limit = torch.get_num_threads(), torch._dynamo.config.recompile_limit
+    yield
+    torch.set_num_threads(threads)
+    torch._dynamo.config.recompile_limit = limit
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Models have one tiny stage, and the machine known rates."""
+    monkeypatch.setattr("halonet.analysis.speed.run.stages_of", lambda name: [TINY])
+    monkeypatch.setattr(op_table, "stages_of", lambda name: [TINY])
+    monkeypatch.setattr(op_table, "measure_rates", lambda device, dtype: Rates(1e9, 1e9, 1e9))
+
+
+def test_the_calls_of_h0():
+    """Table A2: b = 8, h = 3, heads 4-8-8-8, 64 x 64 to 8 x 8 pixels at 256; three of its blocks stride."""
+    shapes = stages_of("halonet_h0_256")
+    plain = [shape for shape in shapes if shape.stride == 1]
+    assert [(shape.height, shape.num_heads, shape.key_dim) for shape in plain] == [
+        (64, 4, 16),
+        (32, 8, 16),
+        (16, 8, 32),
+        (8, 8, 64),
+    ]
+    assert {(shape.block_size, shape.halo_size) for shape in shapes} == {((8, 8), (3, 3))}
+    assert [shape.height for shape in shapes if shape.stride == 2] == [64, 32, 16]
+    assert len({shape.label for shape in shapes}) == len(shapes) == 7
+
+
+def test_a_model_without_attention_has_no_stages():
+    with pytest.raises(ValueError, match="model must have local attention, got 'resnet50_256'"):
+        stages_of("resnet50_256")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.same and name != "flex"])
+def test_peers_of_the_same_maths_agree_to_the_last_digits(name, stride):
+    shape = replace(TINY, stride=stride, value_dim=20)
+    for mode in op_table.MODES:
+        assert op_table.check(name, PEERS[name], shape, mode, dtype=torch.float32, device=CPU) < 1e-5
+
+
+def test_flex_attention_agrees():
+    assert op_table.check("flex", PEERS["flex"], TINY, "forward", dtype=torch.float32, device=CPU) < 1e-5
+    assert "no backward" in PEERS["flex"].refusal(TINY, CPU, "forward+backward")
+
+
+@pytest.mark.parametrize("wrong", [1.01, float("nan")])
+def test_a_peer_that_computes_something_else_is_not_timed(wrong):
+    peer = Peer("", lambda shape, tensors: wrong * PEERS["sdpa"].run(shape, tensors))
+    with pytest.raises(SystemExit, match=r"differs from the reference by .*; nothing is timed"):
+        op_table.check("wrong", peer, TINY, "forward", dtype=torch.float32, device=CPU)
+
+
+def test_the_floor_counts_by_hand():
+    """9 pixels are blocks of 4, 4 and 1 pixels, which meet 5, 6 and 2 keys of the map: 13 / 3 in the mean."""
+    work = work_of(TINY, 2, "forward", 4)
+    queries, keys = 2 * 81 * 2, (13 / 3) ** 2
+    assert work.exponentials == pytest.approx(queries * keys)
+    assert work.flops == pytest.approx(2 * queries * keys * 32 + 2 * queries * 12 * 16)
+    assert work.bytes == 2 * queries * 32 * 4
+    assert work_of(TINY, 2, "forward+backward", 4).exponentials == pytest.approx(2 * queries * keys)
+    assert work.seconds(Rates(work.flops, work.exponentials / 3, work.bytes / 2)) == pytest.approx(3)
+
+
+def test_rates_are_measured():
+    rates = measure_rates(CPU, torch.float32)
+    assert min(rates.flops, rates.exponentials, rates.bytes) > 1e6
+    assert "GFLOP/s" in str(rates)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_an_op_table(tmp_path, capsys):
+    files = tmp_path / "op.json", tmp_path / "op.png"
+    peers = ["halonet", "sdpa-bias", "dense", "natten"]
+    status = main(
+        f"bench op --batch 1 --rounds 2 --threads 1 --json {files[0]} --png {files[1]} --peers".split() + peers
+    )
+    assert status == 0
+    report = json.loads(files[0].read_text())
+    assert report["setting"]["device"].startswith("CPU")
+    printed = capsys.readouterr().out
+    (entry,) = report["entries"]
+    for mode in op_table.MODES:
+        assert entry[mode]["natten"] == {"refused": "NATTEN is not installed"}
+        floor = work_of(TINY, 1, mode, 4).seconds(Rates(1e9, 1e9, 1e9)) * 1e3
+        for name in peers[:3]:
+            row = entry[mode][name]
+            assert 0 < row["fastest_ms"] <= row["median_ms"] <= row["slowest_ms"]
+            assert row["of_floor"] == pytest.approx(row["median_ms"] / floor)
+            assert f"{row['median_ms']:.3f} ms" in printed
+    assert report["geometric_mean"]["forward"]["halonet"] == pytest.approx(1)
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_scaling_table(tmp_path):
+    files = tmp_path / "scaling.json", tmp_path / "scaling.png"
+    arguments = f"bench scaling --sides 5 9 --batch 2 --rounds 1 --threads 1 --json {files[0]} --png {files[1]}"
+    assert main([*arguments.split(), "--peers", "halonet", "dense"]) == 0
+    entries = json.loads(files[0].read_text())["entries"]
+    assert [entry["shape"]["height"] for entry in entries] == [5, 9]
+    row = entries[1]["forward"]["dense"]
+    assert row["ns_per_pixel"] == pytest.approx(row["median_ms"] * 1e6 / (2 * 81))
+    assert files[1].stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_layer_table(tmp_path):
+    out = tmp_path / "layer.json"
+    arguments = f"bench layer --batch 1 --rounds 1 --threads 1 --json {out} --peers timm halonet"
+    assert main(arguments.split()) == 0
+    (entry,) = json.loads(out.read_text())["entries"]
+    assert entry["side"] == 12  # whole blocks
+    assert entry["forward"].keys() == {"timm", "halonet"}
+
+
+@pytest.mark.parametrize("name", ["timm", "halonet"])
+def test_layers_have_the_weights_of_timms(name):
+    layer = layer_table.layer_of(name, replace(TINY, value_dim=32, stride=2), torch.float32, CPU)
+    image = torch.randn(1, 32, 8, 8)
+    layer_table.check(name, layer, replace(TINY, value_dim=32, stride=2), image)
+    layer.register_forward_hook(lambda module, inputs, output: output * 1.01)
+    with pytest.raises(SystemExit, match="differs from timm in output"):
+        layer_table.check(name, layer, replace(TINY, value_dim=32, stride=2), image)
+
+
+def test_a_model_table(tmp_path, capsys):
+    files = tmp_path / "model.json", tmp_path / "model.png"
+    arguments = f"bench model --batch 1 --rounds 1 --threads 1 --json {files[0]} --png {files[1]} --models"
+    assert main([*arguments.split(), "halonet_nano_32", "resnet18@40"]) == 0
+    report = json.loads(files[0].read_text())
+    for mode in model_table.MODES:
+        assert report[mode].keys() == {"halonet_nano_32", "resnet18@40"}
+        assert all(row["images_per_second"] > 0 for row in report[mode].values())
+    assert "images/s" in capsys.readouterr().out
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("op --models resnet18", "models must be names that `halonet models` lists, got 'resnet18'"),
+        ("op --peers nobody", "peers must be among halonet, reference"),
+        ("layer --peers nobody", "peers must be among timm, timm-compiled"),
+        ("model --models nothing", "models must be names of timm's registry, got 'nothing'"),
+        ("model --models resnet18@x", "models must be NAME or NAME@PIXELS, got 'resnet18@x'"),
+        ("op --batch 0", "expected a positive int, got '0'"),
+        ("speed", "invalid choice: 'speed'"),
+    ],
+)
+def test_what_a_user_got_wrong_is_one_line(arguments, said, capsys):
+    assert main(["bench", *arguments.split()]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("kind", ["op", "layer", "model", "scaling"])
+def test_a_gpu_that_is_not_there(kind, capsys):
+    assert main(["bench", kind, "--device", "cuda"]) == 2
+    assert "device must be there, got 'cuda', and torch finds no GPU" in capsys.readouterr().err
+
+
+def test_times_are_interleaved_and_end_with_the_device(monkeypatch):
+    order, waits = [], []
+    monkeypatch.setattr(measuring, "SHORTEST", 0)
+    monkeypatch.setattr(measuring, "wait_for", waits.append)
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    times = measuring.interleaved_times(calls, 2, "cuda")
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+    assert order[-4:] == ["a", "b", "b", "a"]
+    assert len(waits) == len(order)
