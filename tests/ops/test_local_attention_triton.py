@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halonet.ops import explain_backend, local_attention
+from halonet.ops import explain_backend, local_attention, tune_local_attention
 from halonet.ops.local_attention.triton_gpu import plan as planning
 from halonet.ops.local_attention.triton_gpu.plan import TileTable
 from tests.ops.cases import CASES, Case, assert_same, call, output_and_gradients
@@ -222,6 +222,44 @@ def test_a_gradient_of_bias_in_parts_of_heads(launch, monkeypatch):
 def test_many_programs_share_the_sums(launch, monkeypatch):
     monkeypatch.setattr(launch, "processors", lambda device: 2)
     assert_is_the_reference(replace(CASES["odd-map"], batch=3, relative=True, extra=2, bias=True))
+
+
+def test_tuning_takes_the_fastest_that_fits(launch, monkeypatch):
+    """Candidates are run, one of them does not fit, and the fastest of the others serves the calls that follow."""
+    from triton.runtime.errors import OutOfResources
+
+    from halonet.ops.local_attention.triton_gpu import tuning
+
+    case = replace(CASES["odd-map"], relative=True, bias=True, heads=1)
+    tensors = {name: t.detach().to(DEVICE) for name, t in case.tensors(dtype=torch.float32).items()}
+    slow, large, fast = TileTable(16, 16, 1), TileTable(128, 128, 4), TileTable(32, 16, 2)
+
+    def seconds(run, device, rounds):
+        tiles = list(launch.TUNED.values())[-1]  # the one that is being tried
+        if tiles == large:
+            raise OutOfResources(1, 0, "shared memory")
+        run()
+        return {slow: 2.0, fast: 1.0}[tiles]
+
+    monkeypatch.setattr(launch, "TUNED", {})
+    monkeypatch.setattr(tuning, "CANDIDATES", (slow, large, fast))
+    monkeypatch.setattr(tuning, "_seconds", seconds)
+    chosen = call(tune_local_attention, tensors, **case.arguments)
+    assert chosen == dict.fromkeys(("forward", "query", "key", "bias"), tuple(fast))
+    used = []
+    real = launch.start
+    monkeypatch.setattr(launch, "start", lambda k, g, tiles, *rest: used.append(tiles) or real(k, g, tiles, *rest))
+    call(local_attention, tensors, **case.arguments, backend="triton")
+    assert used == [fast]
+
+
+def test_tuning_needs_what_the_kernels_need(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    case = CASES["whole-blocks"]
+    with pytest.raises(ValueError, match="backend='triton' cannot take this call"):
+        call(tune_local_attention, case.tensors(), **case.arguments)
+    with pytest.raises(ValueError, match="rounds must be a positive int, got 0"):
+        call(tune_local_attention, case.tensors(), **case.arguments, rounds=0)
 
 
 @pytest.mark.parametrize(

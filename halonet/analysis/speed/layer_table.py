@@ -81,7 +81,7 @@ def layer_of(name: str, shape: OpShape, dtype: torch.dtype, device: torch.device
     layer = theirs if name.startswith("timm") else TimmHaloAttention(theirs)
     layer = layer.to(device=device, dtype=dtype)
     if name.endswith("-compiled"):
-        layer.compile()
+        layer.compile(dynamic=False)  # each shape its own code, as a model of one image size has it
     return layer
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from halonet.ops.local_attention import backends, checks
+from halonet.ops.local_attention import backends, checks, triton_gpu
 from halonet.ops.local_attention.call import Call
 
 
@@ -67,7 +70,7 @@ def local_attention(
         scale_relative: scales it too.
         relative_stride: pixels between queries as the offsets count them; `stride` if None. 1 counts query
             steps, as timm's strided HaloAttn does.
-        backend: "auto" takes the fastest that can; a name ("reference", "sdpa") never falls back to another.
+        backend: "auto" takes the fastest that can; a name ("reference", "sdpa", "triton") never falls back to another.
             `explain_backend` tells.
 
     Returns:
@@ -111,6 +114,35 @@ def explain_backend(
     """
     call = _checked(**locals())
     return backends.explain(backend, call)
+
+
+def tune_local_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, rounds: int = 5, **options: Any
+) -> dict[str, tuple[int, ...]]:
+    """Tries the tiles of the Triton kernels on this GPU; calls of the same kind take the fastest from then on.
+
+    Never happens by itself: without it the kernels take their tiles from a table. It compiles some thirty forms of
+    each kernel, which takes minutes, and holds for this process. Calls are of one kind if block, halo, stride, window,
+    dtype, device and channels a head are the same, and both have, or have not, position, bias and extra keys.
+
+    Args:
+        query, key, value, options: as for `local_attention`.
+        rounds: calls of each form, of which the fastest counts.
+
+    Returns:
+        The chosen numbers of each kernel: queries and keys a tile, warps, position logits a query, stages.
+
+    Raises:
+        ValueError: an argument does not fit, or the Triton backend cannot take the call.
+    """
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ValueError(f"rounds must be a positive int, got {rounds!r}")
+    plain = inspect.signature(local_attention).parameters.values()
+    defaults = {p.name: p.default for p in plain if p.default is not inspect.Parameter.empty}
+    given = inspect.signature(local_attention).bind(query, key, value, **options).arguments
+    call = _checked(**{**defaults, **given, "backend": "triton"})
+    backends.choose("triton", call)
+    return {kernel: tuple(tiles) for kernel, tiles in triton_gpu.operator.tune(call, rounds=rounds).items()}
 
 
 def _checked(

@@ -25,6 +25,8 @@ from halonet.ops.local_attention.triton_gpu.tile_table import tiles_for
 
 SLOT_BYTES = 64 << 20  # the most that partial sums for what all queries share may take
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
+Kind = tuple[Any, ...]
+TUNED: dict[Kind, TileTable] = {}  # what `tuning` found, in this process
 
 
 class Scales(NamedTuple):
@@ -64,14 +66,14 @@ def backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[Te
     grad = _adjacent(grad)
     delta = norm.new_empty(norm.shape[:-1])
     # The kernel of the queries goes first: it writes delta, which the others read.
-    grad_query, tables = _query_gradients(grad, output, norm, delta, call)
-    grad_key, grad_value = _key_gradients(grad, norm, delta, call)
-    bias = None if call.bias is None else _bias_gradient(grad, norm, delta, call)
-    extra = (None, None, None) if call.extra_key is None else _extra_gradients(grad, norm, delta, call)
+    grad_query, tables = query_gradients(grad, output, norm, delta, call)
+    grad_key, grad_value = key_gradients(grad, norm, delta, call)
+    bias = None if call.bias is None else bias_gradient(grad, norm, delta, call)
+    extra = (None, None, None) if call.extra_key is None else extra_gradients(grad, norm, delta, call)
     return grad_query, grad_key, grad_value, *tables, bias, *extra
 
 
-def _query_gradients(
+def query_gradients(
     grad: Tensor, output: Tensor, norm: Tensor, delta: Tensor, call: Call
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
     table, plan = _plan(call, "query")
@@ -107,7 +109,7 @@ def _query_gradients(
     return grad_query, (height.clone(), width.clone())
 
 
-def _key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor]:
     table, plan = _plan(call, "key")
     rows, columns = call.geometry.rows, call.geometry.columns
     spans = whole(rows.size + plan.span_rows, rows.block), whole(columns.size + plan.span_columns, columns.block)
@@ -134,7 +136,7 @@ def _key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tup
     return grad_key, grad_value
 
 
-def _extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+def extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     table, plan = _plan(call, "query")
     assert call.extra_key is not None
     assert call.extra_value is not None
@@ -169,7 +171,7 @@ def _extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> t
     return by_key, by_value, grad_bias.sum(dim=0).t()
 
 
-def _bias_gradient(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> Tensor:
+def bias_gradient(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> Tensor:
     """Sums over blocks first, then over the queries of a block; as many heads at once as memory is meant to hold."""
     table, plan = _plan(call, "bias")
     assert call.bias is not None
@@ -228,8 +230,22 @@ def start(kernel: Any, grid: tuple[int, ...], table: TileTable, *arguments: Any)
         kernel[grid](*arguments, num_warps=table.num_warps, num_stages=table.num_stages, enable_fp_fusion=True)
 
 
+def tiles_of(call: Call, kernel: str) -> TileTable:
+    """The tiles of a kernel for a call: those that tuning found for calls of its kind, or those of the table."""
+    return TUNED.get(kind_of(call, kernel)) or tiles_for(call, kernel, capability(call.query.device))
+
+
+def kind_of(call: Call, kernel: str) -> Kind:
+    """What tiles may depend on. Calls that differ in batch, heads or the size of the map are of one kind."""
+    axes = call.geometry.rows, call.geometry.columns
+    shape = tuple((axis.block, axis.halo, axis.stride, axis.window) for axis in axes)
+    options = call.relative is not None, call.bias is not None, call.extra_key is not None
+    widths = call.query.shape[4], call.value.shape[4]
+    return kernel, call.query.device, call.query.dtype, widths, shape, options
+
+
 def _plan(call: Call, kernel: str) -> tuple[TileTable, Plan]:
-    table = tiles_for(call, kernel, capability(call.query.device))
+    table = tiles_of(call, kernel)
     half = call.query.dtype in (torch.bfloat16, torch.float16)
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     working = tl.float64 if call.query.dtype == torch.float64 else tl.float32

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,13 @@ def interpreted() -> bool:
 def run(call: Call) -> Tensor:
     """Local attention: (B, Hq, Wq, N, Dv)."""
     return _operator(call)
+
+
+def tune(call: Call, *, rounds: int) -> dict[str, Any]:
+    """Tries tiles on the device: see `tuning`."""
+    from halonet.ops.local_attention.triton_gpu import tuning
+
+    return tuning.tune(call, rounds=rounds)
 
 
 def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
