@@ -2,7 +2,7 @@
 # Everything that needs a GPU, in one call of at most nine minutes: tests on the device, then the tables, as small JSON
 # files.
 #
-#     benchmarks/gpu.sh [OUT] [PART ...]      (PARTs: tests op flex layer scaling models; default: all, in this order)
+#     benchmarks/gpu.sh [OUT] [PART ...]      (PARTs: tests op flex layer scaling backends models; default: all in this order)
 #
 # A part that the time does not reach is said to be left out. PYTHON selects the interpreter.
 set -uo pipefail
@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results}
 shift || true
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling models)
+[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling backends models)
 python=${PYTHON:-python3}
 limit=${LIMIT:-540}
 stages=(halonet_h0_256 halonet_h3_320 halonet_h4_384 halonet_h5_448 halonet_h6_512 halonet_h7_600)
@@ -48,6 +48,11 @@ for part in "${parts[@]}"; do
     flex) bench op_flex_gpu 100 op --models halonet_h0_256 halonet_h4_384 --batch 32 --peers halonet flex ;;
     layer) bench layer_gpu 100 layer --models halonet_h0_256 --batch 32 ;;
     scaling) bench scaling_gpu 60 scaling --batch 1 --sides 32 64 128 256 512 1024 2048 4096 --peers halonet dense ;;
+    backends) # Figure 3 of the paper: whole models by plain operations, and optimized
+        for model in halonet_h0_256 halonet_h2_256 halonet_h4_384; do
+            bench "backends_${model}_gpu" 40 model --batch 32 --rounds 3 --models "$model:reference" "$model:sdpa" "$model"
+        done
+        ;;
     models)
         # The paper's comparison: each HaloNet, its hybrid, and the EfficientNet of its accuracy at the same image size.
         for pair in 0:256 1:256 2:256 3:320 4:384; do

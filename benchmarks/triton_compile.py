@@ -112,7 +112,7 @@ class _Driver:
         return self.target
 
     def get_current_device(self) -> int:
-        return 0
+        return int(self.target.arch)  # kernels are kept by device: each target is one of its own
 
     def get_current_stream(self, device: int) -> int:
         return 0

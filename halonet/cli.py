@@ -336,7 +336,9 @@ def _bench(arguments: Sequence[str]) -> int:
     parser = _Parser(prog="halonet bench", description="Speed beside peers, on this machine.", allow_abbrev=False)
     kinds = "op, layer: at the stages of models; scaling: the op on growing maps; model: whole models"
     parser.add_argument("kind", choices=("op", "layer", "scaling", "model"), help=kinds)
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS too")
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
+    )
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="op, layer, scaling: what to run beside each other")
     parser.add_argument("--sides", nargs="+", type=_positive, default=[32, 64, 128, 256, 512], help="scaling: of maps")
     parser.add_argument("--batch", type=_positive, default=4, help="images (default 4)")

@@ -148,10 +148,10 @@ def test_layers_have_the_weights_of_timms(name):
 def test_a_model_table(tmp_path, capsys):
     files = tmp_path / "model.json", tmp_path / "model.png"
     arguments = f"bench model --batch 1 --rounds 1 --threads 1 --json {files[0]} --png {files[1]} --models"
-    assert main([*arguments.split(), "halonet_nano_32", "resnet18@40"]) == 0
+    assert main([*arguments.split(), "halonet_nano_32", "resnet18@40", "halonet_nano_32:reference"]) == 0
     report = json.loads(files[0].read_text())
     for mode in model_table.MODES:
-        assert report[mode].keys() == {"halonet_nano_32", "resnet18@40"}
+        assert report[mode].keys() == {"halonet_nano_32", "resnet18@40", "halonet_nano_32:reference"}
         assert all(row["images_per_second"] > 0 for row in report[mode].values())
     assert "images/s" in capsys.readouterr().out
     assert files[1].read_bytes().startswith(b"\x89PNG")
@@ -165,6 +165,8 @@ def test_a_model_table(tmp_path, capsys):
         ("layer --peers nobody", "peers must be among timm, timm-compiled"),
         ("model --models nothing", "models must be names of timm's registry, got 'nothing'"),
         ("model --models resnet18@x", "models must be NAME or NAME@PIXELS, got 'resnet18@x'"),
+        ("model --models halonet_nano_32:magic", "models must be NAME:BACKEND with one of triton, numba"),
+        ("model --models resnet18:sdpa --rounds 1", "must be HaloNets of this library, got 'resnet18:sdpa'"),
         ("op --batch 0", "expected a positive int, got '0'"),
         ("speed", "invalid choice: 'speed'"),
     ],

@@ -155,7 +155,7 @@ def test_full_disk_while_a_picture_is_drawn(capsys: Capture, monkeypatch: pytest
         path.write_bytes(b"half")
         no_space()
 
-    monkeypatch.setattr("halonet.analysis.plots._save", half)
+    monkeypatch.setattr("halonet.analysis.plots.save_figure", half)
     assert "no space left on the disk" in error_line(capsys, "fit", *SMALL, *ONE_STEP)
     folder = only_run(Path("runs"))
     assert not [path for path in folder.iterdir() if path.suffix == ".png"]

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, peak_memory, print_setting
+from halonet.layers import HaloAttention
+from halonet.ops.local_attention.backends import BACKENDS
 
 MODES = ("inference", "training step")
 
@@ -28,7 +30,8 @@ def model_table(
 ) -> dict[str, Any]:
     """Times of models, printed as they come; ratios are to the first.
 
-    names: models of timm's registry, ours among them; "NAME@PIXELS" for another image size than the model's own.
+    names: models of timm's registry, ours among them; NAME@PIXELS for another image size than the model's own,
+        NAME:BACKEND (or NAME@PIXELS:BACKEND) for a HaloNet whose layers are to use that backend.
     dtype: of autocast; float32 for none. A training step is forward, loss, backward and an SGD step.
 
     Raises:
@@ -36,8 +39,7 @@ def model_table(
     """
     on = device_of(device)
     for name in names:
-        if not timm.is_model(name.partition("@")[0]):
-            raise ValueError(f"models must be names of timm's registry, got {name!r}")
+        _parts(name)
     told = {"compiled": str(compiled), "channels_last": str(channels_last)}
     setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
     print_setting(setting)
@@ -95,14 +97,35 @@ def _call(
     return step
 
 
+def _parts(name: str) -> tuple[str, int | None, str]:
+    """The model's own name, the side of its image if one is asked for, and the backend or "".
+
+    Raises:
+        ValueError: it is none of the forms of `model_table`, or there is no such model or backend.
+    """
+    rest, _, backend = name.partition(":")
+    plain, at, pixels = rest.partition("@")
+    if at and not (pixels.isdigit() and int(pixels) > 0):
+        raise ValueError(f"models must be NAME or NAME@PIXELS, got {name!r}")
+    if not timm.is_model(plain):
+        raise ValueError(f"models must be names of timm's registry, got {name!r}")
+    if backend and backend not in BACKENDS:
+        raise ValueError(f"models must be NAME:BACKEND with one of {', '.join(BACKENDS)}, got {name!r}")
+    return plain, int(pixels) if at else None, backend
+
+
 def _model(name: str) -> tuple[nn.Module, tuple[int, int]]:
     """A model of timm's registry and the image it is meant for, or the one that its name asks for."""
-    plain, _, pixels = name.partition("@")
-    if pixels and not pixels.isdigit():
-        raise ValueError(f"models must be NAME or NAME@PIXELS, got {name!r}")
+    plain, pixels, backend = _parts(name)
     torch.manual_seed(0)
     model = timm.create_model(plain)
-    if pixels:
-        return model, (int(pixels), int(pixels))
+    if backend:
+        layers = [layer for layer in model.modules() if isinstance(layer, HaloAttention)]
+        if not layers:
+            raise ValueError(f"models with a backend must be HaloNets of this library, got {name!r}")
+        for layer in layers:
+            layer.backend = backend
+    if pixels is not None:
+        return model, (pixels, pixels)
     _, height, width = timm.data.resolve_model_data_config(model)["input_size"]
     return model, (height, width)

@@ -52,16 +52,9 @@ def key_gradient_kernel(
     plan,
 ):
     """Writes `grad_key` and `grad_value`. A span is the tiles of one block's length."""
-    item = tl.program_id(0)
-    head = item % sizes.heads
-    item = item // sizes.heads
-    tile = item % (plan.tiles_down * plan.tiles_across)
-    item = item // (plan.tiles_down * plan.tiles_across)
-    inner_row, inner_column = corner(tile, plan.tiles_across, plan.key_rows, plan.key_columns)
-    first_row = (item // spans_across % spans_down) * plan.block_rows - plan.span_rows + inner_row
-    first_column = (item % spans_across) * plan.block_columns - plan.span_columns + inner_column
-    batch = (item // spans_across // spans_down).to(tl.int64)
-
+    batch, head, inner_row, inner_column, first_row, first_column = _tile_of(
+        tl.program_id(0), sizes.heads, spans_down, spans_across, plan
+    )
     n = tl.arange(0, plan.num_keys)
     row = n // plan.key_columns
     column = n % plan.key_columns
@@ -109,6 +102,20 @@ def key_gradient_kernel(
     dk *= scales.natural_product
     store_vectors(grad_key, here, pixels, mine, dk, plan.key_channels, plan.key_dim)
     store_vectors(grad_value, here, pixels, mine, dv, plan.value_channels, plan.value_dim)
+
+
+@triton.jit
+def _tile_of(item, heads, spans_down, spans_across, plan):
+    """Batch, head, and the first pixel of tile number `item`, counted from the first of its span and on the map."""
+    head = item % heads
+    item = item // heads
+    tile = item % (plan.tiles_down * plan.tiles_across)
+    item = item // (plan.tiles_down * plan.tiles_across)
+    inner_row, inner_column = corner(tile, plan.tiles_across, plan.key_rows, plan.key_columns)
+    first_row = (item // spans_across % spans_down) * plan.block_rows - plan.span_rows + inner_row
+    first_column = (item % spans_across) * plan.block_columns - plan.span_columns + inner_column
+    batch = (item // spans_across // spans_down).to(tl.int64)
+    return batch, head, inner_row, inner_column, first_row, first_column
 
 
 @triton.jit

@@ -152,6 +152,17 @@ def _visits(block: int, halo: int, side: int) -> int:
     return total
 
 
+def _regions(
+    kernel: str, keys: Tile, neighborhood: tuple[int, int], most: int
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Rows and columns of a region; regions down and across; tiles of a region down and across."""
+    if kernel not in ("forward", "query"):  # these go from tile to tile themselves
+        return (keys.rows, keys.columns), (1, 1), (keys.down, keys.across)
+    tiles = tiles_together(keys, neighborhood, most)
+    sides = min(neighborhood[0], tiles[0] * keys.rows), min(neighborhood[1], tiles[1] * keys.columns)
+    return sides, (whole(keys.down, tiles[0]), whole(keys.across, tiles[1])), tiles
+
+
 def make_plan(call: Call, most: TileTable, kernel: str, numerics: Numerics) -> Plan:
     """The plan of a kernel, "forward", "query", "key" or "bias", with tiles of at most the sizes of the table."""
     geometry = call.geometry
@@ -159,19 +170,9 @@ def make_plan(call: Call, most: TileTable, kernel: str, numerics: Numerics) -> P
     block, halo = (rows.block, columns.block), (rows.halo, columns.halo)
     queries = tile_of(rows.queries_per_block, columns.queries_per_block, most.num_queries)
     num_queries = power_of_two(queries.rows * queries.columns)
-    key_sides = (rows.neighborhood, columns.neighborhood)
-    if kernel == "key":
-        keys = key_tile_of(block, halo, most.num_keys)
-    else:
-        keys = tile_of(*key_sides, most.num_keys)
-    if kernel in ("forward", "query"):
-        together = tiles_together(keys, key_sides, most.num_positions)
-    else:
-        together = (1, 1)
-    region = tuple(min(side, n * tile) for side, n, tile in zip(key_sides, together, keys[:2], strict=True))
-    tiles, regions = together, (whole(keys.down, together[0]), whole(keys.across, together[1]))
-    if kernel not in ("forward", "query"):  # these go by single tiles themselves
-        tiles, regions = regions, (1, 1)
+    neighborhood = (rows.neighborhood, columns.neighborhood)
+    keys = key_tile_of(block, halo, most.num_keys) if kernel == "key" else tile_of(*neighborhood, most.num_keys)
+    region, regions, tiles = _regions(kernel, keys, neighborhood, most.num_positions)
     reaches = [rows.relative_stride * (side - 1) for side in (queries.rows, queries.columns)]
     slices = max(side + reach for side, reach in zip(region, reaches, strict=True))
     down, across = (0, 0) if geometry.neighbors is None else NEIGHBOR_DIRECTIONS[geometry.neighbors - 1]

@@ -94,16 +94,9 @@ def query_gradient_kernel(
                     by_position = dot(ds.to(k.dtype), hot.to(k.dtype), by_position, plan)
             dq += by_key * scales.natural_product
             if plan.has_relative:
-                rows, exist = slice_rows(place, first_y, first_x, plan)
-                mask = exist[:, None] & (tl.arange(0, plan.key_dim) < plan.key_channels)[None, :]
-                part = tl.load(table_addresses(table, rows, plan), mask=mask, other=0.0)
-                by_slice = slice_gradient(by_position, queries, plan).to(part.dtype)
-                dq += dot(by_slice, part, tl.zeros_like(dq), plan) * scales.natural_relative
-                change = dot(by_slice.T, q, tl.zeros([2 * plan.slice, plan.key_dim], plan.working), plan)
-                where = table_addresses(slot, rows, plan)
-                tl.debug_barrier()  # other threads of this program may have written these numbers
-                tl.store(where, tl.load(where, mask=mask, other=0.0) + change, mask=mask)
-                tl.debug_barrier()
+                dq = _through_table(
+                    dq, by_position, q, table, slot, place, queries, first_y, first_x, scales.natural_relative, plan
+                )
 
         if plan.has_extra:
             by_key = tl.zeros([plan.num_queries, plan.key_dim], plan.working)
@@ -115,6 +108,21 @@ def query_gradient_kernel(
                 by_key = dot(ds.to(k.dtype), k, by_key, plan)
             dq += by_key * scales.natural_product
         store_vectors(grad_query, place, queries.pixels, queries.exist, dq, plan.key_channels, plan.key_dim)
+
+
+@triton.jit
+def _through_table(dq, by_position, q, table, slot, place, queries, first_y, first_x, scale, plan):
+    """dq and the program's slot with what a region's position logits, of gradient `by_position`, add to each."""
+    rows, exist = slice_rows(place, first_y, first_x, plan)
+    mask = exist[:, None] & (tl.arange(0, plan.key_dim) < plan.key_channels)[None, :]
+    part = tl.load(table_addresses(table, rows, plan), mask=mask, other=0.0)
+    by_slice = slice_gradient(by_position, queries, plan).to(part.dtype)
+    change = dot(by_slice.T, q, tl.zeros([2 * plan.slice, plan.key_dim], plan.working), plan)
+    where = table_addresses(slot, rows, plan)
+    tl.debug_barrier()  # other threads of this program may have written these numbers
+    tl.store(where, tl.load(where, mask=mask, other=0.0) + change, mask=mask)
+    tl.debug_barrier()
+    return dq + dot(by_slice, part, tl.zeros_like(dq), plan) * scale
 
 
 @triton.jit
