@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BACKENDS = ("reference", "sdpa", "numba")
+BACKENDS = ("reference", "sdpa", "numba")  # triton, which is interpreted here and slow, has a file of its own
 
 # Tensors whose gradients are compared, under the names of the op's arguments ("relative" is two tables).
 TENSORS = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -265,6 +266,7 @@ def processors(device: torch.device) -> int:
     return 1 if INTERPRETED else torch.cuda.get_device_properties(device).multi_processor_count
 
 
+@lru_cache(maxsize=1024)
 def _constants(plan: Plan) -> Plan:
     return Plan(*map(tl.constexpr, plan))
 
