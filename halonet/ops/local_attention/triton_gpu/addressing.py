@@ -141,7 +141,7 @@ def keys_of(block_row, block_column, first_y, first_x, sizes, plan):
         width = sizes.blocks_across * plan.block_columns
         row = (row + (corner_row + plan.turns_down * height)) % height
         column = (column + (corner_column + plan.turns_across * width)) % width
-        corner_row *= 0
+        corner_row *= 0  # row and column are those of the map now
         corner_column *= 0
     belong = (n < plan.key_rows * plan.key_columns) & sees(y, x, plan)
     pixels = Pixels(corner_row, corner_column, row, column)

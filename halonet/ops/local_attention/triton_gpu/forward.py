@@ -17,9 +17,8 @@ from halonet.ops.local_attention.triton_gpu.addressing import (
 from halonet.ops.local_attention.triton_gpu.scores import (
     HIDDEN,
     LOG2E,
-    add_bias,
-    add_position,
     dot,
+    local_scores,
     one_hot,
     position_logits,
     store_norm,
@@ -40,17 +39,13 @@ def forward_kernel(
 
     for region in tl.range(plan.regions_down * plan.regions_across, disable_licm=True):
         first_y, first_x = corner(region, plan.regions_across, plan.region_rows, plan.region_columns)
-        if plan.has_position:
-            position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
+        position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
         for tile in range(plan.tiles_down * plan.tiles_across):
             y, x = corner(tile, plan.tiles_across, plan.key_rows, plan.key_columns)
             keys = keys_of(place.block_row, place.block_column, first_y + y, first_x + x, sizes, plan)
             k = load_vectors(key, place, keys.pixels, keys.inside, plan.key_channels, plan.key_dim)
-            scores = dot(q, k.T, tl.zeros([plan.num_queries, plan.num_keys], plan.working), plan) * scales.product
-            if plan.has_position:
-                scores = add_position(scores, position, rest, one_hot(keys, first_y, first_x, plan), plan)
-            if plan.has_bias:
-                scores = add_bias(scores, bias, place.head, queries, keys, plan)
+            hot = one_hot(keys, first_y, first_x, plan)
+            scores = local_scores(q, k, position, rest, hot, bias, place, queries, keys, scales, plan)
             scores = tl.where(keys.seen[None, :], scores, HIDDEN)
             v = load_vectors(value, place, keys.pixels, keys.inside, plan.value_channels, plan.value_dim)
             largest, total, acc = softmax_step(scores, v, largest, total, acc, plan)

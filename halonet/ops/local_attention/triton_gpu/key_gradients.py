@@ -17,18 +17,14 @@ from halonet.ops.local_attention.triton_gpu.addressing import (
     load_vectors,
     on_map,
     queries_of,
-    query_numbers,
     sees,
     store_vectors,
 )
 from halonet.ops.local_attention.triton_gpu.scores import (
-    LOG2E,
-    add_position_t,
-    bias_addresses,
     dot,
-    load_norm,
-    one_hot,
-    position_logits,
+    load_delta,
+    load_queries,
+    local_scores_t,
     weights_of,
 )
 
@@ -91,10 +87,11 @@ def key_gradient_kernel(
         x = first_x + column
         keys = Keys(pixels, y, x, mine, mine & sees(y, x, plan))
         queries = queries_of(place, sizes, plan)
-        q, do, weights = _weights(
-            query, grad, norm, table, bias, place, queries, keys, k, first_y, first_x, scales, sizes, plan
-        )
-        d = tl.load(query_numbers(delta, place, queries, sizes, 1), mask=queries.exist, other=0.0)
+        q, do, shift, factor = load_queries(query, grad, norm, place, queries, sizes, plan)
+        scores = local_scores_t(q, k, table, bias, place, queries, keys, first_y, first_x, scales, plan)
+        weights = weights_of(scores, shift[None, :], factor[None, :], plan)
+        weights = tl.where(keys.seen[:, None] & queries.exist[None, :], weights, 0.0)
+        d = load_delta(delta, place, queries, sizes)
         dv = dot(weights.to(do.dtype), do, dv, plan)
         ds = weights * (dot(v, do.T, tl.zeros_like(weights), plan) - d[None, :])
         dk = dot(ds.to(q.dtype), q, dk, plan)
@@ -130,20 +127,3 @@ def _blocks(first, last, count, block: tl.constexpr, halo: tl.constexpr, plan):
     if plan.border == "circular":
         return begin, end
     return tl.maximum(begin, 0), tl.maximum(tl.minimum(end, count), tl.maximum(begin, 0))
-
-
-@triton.jit
-def _weights(query, grad, norm, table, bias, place, queries, keys, k, first_y, first_x, scales, sizes, plan):
-    """Queries and output gradients of a tile, and their attention weights transposed, (N, M)."""
-    q = load_vectors(query, place, queries.pixels, queries.exist, plan.key_channels, plan.key_dim)
-    do = load_vectors(grad, place, queries.pixels, queries.exist, plan.value_channels, plan.value_dim)
-    shift, factor = load_norm(norm, place, queries, sizes, plan)
-    scores = dot(k, q.T, tl.zeros([plan.num_keys, plan.num_queries], plan.working), plan) * scales.product
-    if plan.has_position:
-        position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
-        scores = add_position_t(scores, position, rest, one_hot(keys, first_y, first_x, plan), plan)
-    seen = keys.seen[:, None] & queries.exist[None, :]
-    if plan.has_bias:
-        where = bias_addresses(bias, place.head, queries, keys.y, keys.x, plan)
-        scores += tl.load(where.T, mask=seen, other=0.0).to(plan.working) * LOG2E
-    return q, do, tl.where(seen, weights_of(scores, shift[None, :], factor[None, :], plan), 0.0)

@@ -19,7 +19,7 @@ from halonet.ops.local_attention.triton_gpu.addressing import Map, Sizes
 from halonet.ops.local_attention.triton_gpu.constants import LOG2E, kept
 from halonet.ops.local_attention.triton_gpu.forward import forward_kernel
 from halonet.ops.local_attention.triton_gpu.key_gradients import key_gradient_kernel
-from halonet.ops.local_attention.triton_gpu.plan import Numerics, Plan, TileTable, make_plan, whole
+from halonet.ops.local_attention.triton_gpu.plan import Numerics, Plan, Tiles, make_plan, whole
 from halonet.ops.local_attention.triton_gpu.query_gradients import query_gradient_kernel
 from halonet.ops.local_attention.triton_gpu.shared_gradients import bias_gradient_kernel, extra_gradient_kernel
 from halonet.ops.local_attention.triton_gpu.tile_table import tiles_for
@@ -27,7 +27,7 @@ from halonet.ops.local_attention.triton_gpu.tile_table import tiles_for
 SLOT_BYTES = 64 << 20  # the most that partial sums for what all queries share may take
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
 Kind = tuple[Any, ...]
-TUNED: dict[Kind, TileTable] = {}  # what `tuning` found, in this process
+TUNED: dict[Kind, Tiles] = {}  # what `tuning` found, in this process
 
 
 class Scales(NamedTuple):
@@ -44,15 +44,15 @@ def forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     query, value = call.query, call.value
     output = query.new_empty((*query.shape[:4], value.shape[4]))
     norm = query.new_empty((*query.shape[:4], kept(query.dtype) * for_backward), dtype=working_dtype(query.dtype))
-    table, plan = _plan(call, "forward")
+    tiles, plan = _plan(call, "forward")
     start(
         forward_kernel,
         (_items(call, plan),),
-        table,
+        tiles,
         *_maps(call.query, call.key, call.value, call.extra_key, call.extra_value),
         _map(output),
         norm if for_backward else None,
-        _table(call),
+        _stacked_tables(call),
         _contiguous(call.bias),
         _contiguous(call.extra_bias),
         _scales(call),
@@ -77,7 +77,8 @@ def backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[Te
 def query_gradients(
     grad: Tensor, output: Tensor, norm: Tensor, delta: Tensor, call: Call
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
-    table, plan = _plan(call, "query")
+    """Gradients of the query and of both tables. Writes each query's sum of output times its gradient to `delta`."""
+    tiles, plan = _plan(call, "query")
     grad_query = torch.empty(call.query.shape, dtype=call.query.dtype, device=call.query.device)
     items = programs = _items(call, plan)
     slots = None
@@ -88,12 +89,12 @@ def query_gradients(
     start(
         query_gradient_kernel,
         (programs,),
-        table,
+        tiles,
         *_maps(call.query, call.key, call.value, call.extra_key, call.extra_value, grad),
         _map(output),
         norm,
         delta,
-        _table(call),
+        _stacked_tables(call),
         _contiguous(call.bias),
         _contiguous(call.extra_bias),
         slots,
@@ -111,7 +112,8 @@ def query_gradients(
 
 
 def key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor]:
-    table, plan = _plan(call, "key")
+    """Gradients of key and value; `delta` is what `query_gradients` wrote."""
+    tiles, plan = _plan(call, "key")
     rows, columns = call.geometry.rows, call.geometry.columns
     spans = whole(rows.size + plan.span_rows, rows.block), whole(columns.size + plan.span_columns, columns.block)
     grad_key, grad_value = (
@@ -121,11 +123,11 @@ def key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tupl
     start(
         key_gradient_kernel,
         (batch * spans[0] * spans[1] * plan.tiles_down * plan.tiles_across * heads,),
-        table,
+        tiles,
         *_maps(call.query, call.key, call.value, grad),
         norm,
         delta,
-        _table(call),
+        _stacked_tables(call),
         _contiguous(call.bias),
         _map(grad_key),
         _map(grad_value),
@@ -138,14 +140,15 @@ def key_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tupl
 
 
 def extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tuple[Tensor, Tensor, Tensor]:
-    table, plan = _plan(call, "query")
+    """Gradients of extra key, extra value and extra bias; `delta` is what `query_gradients` wrote."""
+    tiles, plan = _plan(call, "query")
     assert call.extra_key is not None
     assert call.extra_value is not None
     batch, extra, heads = call.extra_key.shape[:3]
-    tiles = _items(call, plan) // (batch * heads)
+    query_tiles = _items(call, plan) // (batch * heads)
     groups = whole(extra, plan.num_extra)
     bytes_a_part = batch * extra * heads * (plan.key_channels + plan.value_channels) * norm.element_size()
-    parts = min(tiles, max(1, _programs(call, bytes_a_part) // (batch * heads * groups)))
+    parts = min(query_tiles, max(1, _programs(call, bytes_a_part) // (batch * heads * groups)))
     grad_key, grad_value = (
         torch.empty(batch * parts, extra, heads, channels, dtype=norm.dtype, device=norm.device)
         for channels in (plan.key_channels, plan.value_channels)
@@ -154,7 +157,7 @@ def extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tu
     start(
         extra_gradient_kernel,
         (batch * parts * heads, groups),
-        table,
+        tiles,
         *_maps(call.query, call.extra_key, call.extra_value, grad),
         norm,
         delta,
@@ -164,7 +167,7 @@ def extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tu
         grad_bias,
         _scales(call),
         _sizes(call),
-        tiles,
+        query_tiles,
         parts,
         _constants(plan),
     )
@@ -173,29 +176,32 @@ def extra_gradients(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> tu
 
 
 def bias_gradient(grad: Tensor, norm: Tensor, delta: Tensor, call: Call) -> Tensor:
-    """Sums over blocks first, then over the queries of a block; as many heads at once as memory is meant to hold."""
-    table, plan = _plan(call, "bias")
+    """Gradient of the static bias; `delta` is what `query_gradients` wrote.
+
+    Sums over blocks first, then over the queries of a block; as many heads at once as memory is meant to hold.
+    """
+    tiles, plan = _plan(call, "bias")
     assert call.bias is not None
     rows, columns = call.geometry.rows, call.geometry.columns
     heads = call.query.shape[3]
     blocks = call.query.shape[0] * rows.num_blocks * columns.num_blocks
-    tiles = plan.query_tiles * plan.tiles_down * plan.tiles_across
+    pairs_of_tiles = plan.query_tiles * plan.tiles_down * plan.tiles_across
     shape = (rows.queries_per_block, columns.queries_per_block, rows.neighborhood, columns.neighborhood)
     bytes_a_part = shape[0] * shape[1] * shape[2] * shape[3] * norm.element_size()
     at_once = max(1, min(heads, SLOT_BYTES // bytes_a_part))
-    parts = min(blocks, max(1, _programs(call, bytes_a_part * at_once) // (tiles * at_once)))
+    parts = min(blocks, max(1, _programs(call, bytes_a_part * at_once) // (pairs_of_tiles * at_once)))
     gradients = []
     for first in range(0, heads, at_once):
         count = min(at_once, heads - first)
         pairs = torch.empty(count, parts, *shape, dtype=norm.dtype, device=norm.device)
         start(
             bias_gradient_kernel,
-            (tiles, parts, count),
-            table,
+            (pairs_of_tiles, parts, count),
+            tiles,
             *_maps(call.query, call.key, call.value, grad),
             norm,
             delta,
-            _table(call),
+            _stacked_tables(call),
             _contiguous(call.bias),
             pairs,
             _scales(call),
@@ -224,14 +230,14 @@ def _by_offset(pairs: Tensor, call: Call) -> Tensor:
     return F.pad(total, (left, right, above, below))
 
 
-def start(kernel: Any, grid: tuple[int, ...], table: TileTable, *arguments: Any) -> None:
+def start(kernel: Any, grid: tuple[int, ...], tiles: Tiles, *arguments: Any) -> None:
     """Runs a kernel on the device its tensors are on."""
     device = arguments[0].pointer.device
     with nullcontext() if INTERPRETED else torch.cuda.device(device):
-        kernel[grid](*arguments, num_warps=table.num_warps, num_stages=table.num_stages, enable_fp_fusion=True)
+        kernel[grid](*arguments, num_warps=tiles.num_warps, num_stages=tiles.num_stages, enable_fp_fusion=True)
 
 
-def tiles_of(call: Call, kernel: str) -> TileTable:
+def tiles_of(call: Call, kernel: str) -> Tiles:
     """The tiles of a kernel for a call: those that tuning found for calls of its kind, or those of the table."""
     return TUNED.get(kind_of(call, kernel)) or tiles_for(call, kernel, capability(call.query.device))
 
@@ -245,14 +251,14 @@ def kind_of(call: Call, kernel: str) -> Kind:
     return kernel, call.query.device, call.query.dtype, widths, shape, options
 
 
-def _plan(call: Call, kernel: str) -> tuple[TileTable, Plan]:
-    table = tiles_of(call, kernel)
+def _plan(call: Call, kernel: str) -> tuple[Tiles, Plan]:
+    tiles = tiles_of(call, kernel)
     half = call.query.dtype in (torch.bfloat16, torch.float16)
     precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     working = tl.float64 if call.query.dtype == torch.float64 else tl.float32
     split = half or (precision == "tf32" and working == tl.float32)
-    return table, make_plan(
-        call, table, kernel, Numerics(precision, split, INTERPRETED and half, kept(call.query.dtype), working)
+    return tiles, make_plan(
+        call, tiles, kernel, Numerics(precision, split, INTERPRETED and half, kept(call.query.dtype), working)
     )
 
 
@@ -295,7 +301,7 @@ def _scales(call: Call) -> Scales:
     return Scales(*map(tl.constexpr, scales)) if call.query.dtype == torch.float64 else Scales(*scales)
 
 
-def _table(call: Call) -> Tensor | None:
+def _stacked_tables(call: Call) -> Tensor | None:
     """Both position tables, one below the other."""
     return None if call.relative is None else torch.cat(call.relative)
 

@@ -15,7 +15,7 @@ from halonet.ops.local_attention.geometry import NEIGHBOR_DIRECTIONS
 MINIMUM = 16  # rows, columns and channels a product on the matrix units has at least
 
 
-class Tile(NamedTuple):
+class Rectangle(NamedTuple):
     """A rectangle of queries or keys, and the tiles that cover what they are part of."""
 
     rows: int
@@ -24,7 +24,7 @@ class Tile(NamedTuple):
     across: int
 
 
-class TileTable(NamedTuple):
+class Tiles(NamedTuple):
     """What is tuned: how many queries and keys a tile may hold, and position logits a query; warps of a program."""
 
     num_queries: int
@@ -106,7 +106,7 @@ def whole(size: int, part: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def tile_of(rows: int, columns: int, most: int) -> Tile:
+def tile_of(rows: int, columns: int, most: int) -> Rectangle:
     """The rectangle of at most `most` that covers rows x columns in the fewest tiles, and of those the squarest."""
     choices = []
     for height in range(1, min(rows, most) + 1):
@@ -114,11 +114,11 @@ def tile_of(rows: int, columns: int, most: int) -> Tile:
         width = whole(columns, whole(columns, width))
         choices.append((whole(rows, height) * whole(columns, width), height + width, height, width))
     _, _, height, width = min(choices)
-    return Tile(height, width, whole(rows, height), whole(columns, width))
+    return Rectangle(height, width, whole(rows, height), whole(columns, width))
 
 
 @lru_cache(maxsize=1024)
-def key_tile_of(block: tuple[int, int], halo: tuple[int, int], most: int) -> Tile:
+def key_tile_of(block: tuple[int, int], halo: tuple[int, int], most: int) -> Rectangle:
     """The rectangle of at most `most` of a block's keys whose tiles meet the fewest blocks that see them."""
     choices = []
     for height in range(1, min(block[0], most) + 1):
@@ -126,10 +126,10 @@ def key_tile_of(block: tuple[int, int], halo: tuple[int, int], most: int) -> Til
             visits = _visits(block[0], halo[0], height) * _visits(block[1], halo[1], width)
             choices.append((visits, height + width, height, width))
     _, _, height, width = min(choices)
-    return Tile(height, width, whole(block[0], height), whole(block[1], width))
+    return Rectangle(height, width, whole(block[0], height), whole(block[1], width))
 
 
-def tiles_together(keys: Tile, sides: tuple[int, int], most: int) -> tuple[int, int]:
+def tiles_together(keys: Rectangle, sides: tuple[int, int], most: int) -> tuple[int, int]:
     """How many tiles of keys down and across share position logits: a row and a column of them have one each."""
     for down in range(keys.down, 0, -1):
         if keys.down % down == 0 and min(sides[0], down * keys.rows) + sides[1] <= most:
@@ -153,7 +153,7 @@ def _visits(block: int, halo: int, side: int) -> int:
 
 
 def _regions(
-    kernel: str, keys: Tile, neighborhood: tuple[int, int], most: int
+    kernel: str, keys: Rectangle, neighborhood: tuple[int, int], most: int
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Rows and columns of a region; regions down and across; tiles of a region down and across."""
     if kernel not in ("forward", "query"):  # these go from tile to tile themselves
@@ -163,8 +163,8 @@ def _regions(
     return sides, (whole(keys.down, tiles[0]), whole(keys.across, tiles[1])), tiles
 
 
-def make_plan(call: Call, most: TileTable, kernel: str, numerics: Numerics) -> Plan:
-    """The plan of a kernel, "forward", "query", "key" or "bias", with tiles of at most the sizes of the table."""
+def make_plan(call: Call, most: Tiles, kernel: str, numerics: Numerics) -> Plan:
+    """The plan of a kernel, "forward", "query", "key" or "bias", with tiles of at most those sizes."""
     geometry = call.geometry
     rows, columns = geometry.rows, geometry.columns
     block, halo = (rows.block, columns.block), (rows.halo, columns.halo)

@@ -20,10 +20,9 @@ from halonet.ops.local_attention.triton_gpu.addressing import (
 )
 from halonet.ops.local_attention.triton_gpu.forward import extra_scores
 from halonet.ops.local_attention.triton_gpu.scores import (
-    add_bias,
-    add_position,
     dot,
     load_norm,
+    local_scores,
     one_hot,
     position_logits,
     slice_gradient,
@@ -71,20 +70,15 @@ def query_gradient_kernel(
 
         for region in tl.range(plan.regions_down * plan.regions_across, disable_licm=True):
             first_y, first_x = corner(region, plan.regions_across, plan.region_rows, plan.region_columns)
-            if plan.has_position:
-                position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
+            position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
             by_key = tl.zeros([plan.num_queries, plan.key_dim], plan.working)
             by_position = tl.zeros([plan.num_queries, plan.position_channels], plan.working)
             for tile in range(plan.tiles_down * plan.tiles_across):
                 y, x = corner(tile, plan.tiles_across, plan.key_rows, plan.key_columns)
                 keys = keys_of(place.block_row, place.block_column, first_y + y, first_x + x, sizes, plan)
                 k = load_vectors(key, place, keys.pixels, keys.inside, plan.key_channels, plan.key_dim)
-                scores = dot(q, k.T, tl.zeros([plan.num_queries, plan.num_keys], plan.working), plan) * scales.product
-                if plan.has_position:
-                    hot = one_hot(keys, first_y, first_x, plan)
-                    scores = add_position(scores, position, rest, hot, plan)
-                if plan.has_bias:
-                    scores = add_bias(scores, bias, place.head, queries, keys, plan)
+                hot = one_hot(keys, first_y, first_x, plan)
+                scores = local_scores(q, k, position, rest, hot, bias, place, queries, keys, scales, plan)
                 weights = weights_of(scores, shift[:, None], factor[:, None], plan)
                 weights = tl.where(keys.seen[None, :], weights, 0.0)
                 v = load_vectors(value, place, keys.pixels, keys.inside, plan.value_channels, plan.value_dim)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from halonet.ops.local_attention.triton_gpu import constants
-from halonet.ops.local_attention.triton_gpu.addressing import query_numbers
+from halonet.ops.local_attention.triton_gpu.addressing import load_vectors, query_numbers
 
 LOG2E = tl.constexpr(constants.LOG2E)
 HIDDEN = tl.constexpr(-1e30)  # logit of a hidden key: exp2() of it is 0, and a few of them add up without overflow
@@ -50,6 +50,21 @@ def load_norm(norm, place, queries, sizes, plan):
     if plan.kept == 2:
         factor = tl.load(where + 1, mask=queries.exist, other=0.0)
     return shift, factor
+
+
+@triton.jit
+def load_queries(query, grad, norm, place, queries, sizes, plan):
+    """Of a tile: queries, output gradients, and what `load_norm` gives."""
+    q = load_vectors(query, place, queries.pixels, queries.exist, plan.key_channels, plan.key_dim)
+    do = load_vectors(grad, place, queries.pixels, queries.exist, plan.value_channels, plan.value_dim)
+    shift, factor = load_norm(norm, place, queries, sizes, plan)
+    return q, do, shift, factor
+
+
+@triton.jit
+def load_delta(delta, place, queries, sizes):
+    """Of a tile: each query's sum of output times its gradient. Loaded late, for it takes registers."""
+    return tl.load(query_numbers(delta, place, queries, sizes, 1), mask=queries.exist, other=0.0)
 
 
 @triton.jit
@@ -129,24 +144,6 @@ def one_hot(keys, first_y, first_x, plan):
 
 
 @triton.jit
-def add_position(scores, position, rest, hot, plan):
-    """scores (M, N) + the position term, from `position_logits` and `one_hot`."""
-    scores = dot(position, hot.T, scores, plan)
-    if plan.split:
-        scores = dot(rest, hot.T, scores, plan)
-    return scores
-
-
-@triton.jit
-def add_position_t(scores, position, rest, hot, plan):
-    """`add_position` for scores (N, M)."""
-    scores = dot(hot, position.T, scores, plan)
-    if plan.split:
-        scores = dot(hot, rest.T, scores, plan)
-    return scores
-
-
-@triton.jit
 def slice_gradient(gradient, queries, plan):
     """Gradient of a query's products with the slice, (M, 2 * slice), from that of its position logits."""
     r = tl.arange(0, 2 * plan.slice)[None, :]
@@ -170,8 +167,35 @@ def bias_addresses(bias, head, queries, y, x, plan):
 
 
 @triton.jit
-def add_bias(scores, bias, head, queries, keys, plan):
-    """scores (M, N) + the static bias."""
-    mask = queries.exist[:, None] & keys.seen[None, :]
-    values = tl.load(bias_addresses(bias, head, queries, keys.y, keys.x, plan), mask=mask, other=0.0)
-    return scores + values.to(plan.working) * LOG2E
+def local_scores(q, k, position, rest, hot, bias, place, queries, keys, scales, plan):
+    """Scores (M, N) of a tile of the neighbourhood; those of hidden keys mean nothing.
+
+    position, rest, hot: from `position_logits` and `one_hot`; left unused, and so not computed, without position.
+    """
+    scores = dot(q, k.T, tl.zeros([plan.num_queries, plan.num_keys], plan.working), plan) * scales.product
+    if plan.has_position:
+        scores = dot(position, hot.T, scores, plan)
+        if plan.split:
+            scores = dot(rest, hot.T, scores, plan)
+    if plan.has_bias:
+        where = bias_addresses(bias, place.head, queries, keys.y, keys.x, plan)
+        values = tl.load(where, mask=queries.exist[:, None] & keys.seen[None, :], other=0.0)
+        scores += values.to(plan.working) * LOG2E
+    return scores
+
+
+@triton.jit
+def local_scores_t(q, k, table, bias, place, queries, keys, first_y, first_x, scales, plan):
+    """`local_scores` as (N, M), for the kernel whose sums are over queries: there each tile has its own slice."""
+    scores = dot(k, q.T, tl.zeros([plan.num_keys, plan.num_queries], plan.working), plan) * scales.product
+    if plan.has_position:
+        position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
+        hot = one_hot(keys, first_y, first_x, plan)
+        scores = dot(hot, position.T, scores, plan)
+        if plan.split:
+            scores = dot(hot, rest.T, scores, plan)
+    if plan.has_bias:
+        where = bias_addresses(bias, place.head, queries, keys.y, keys.x, plan).T
+        values = tl.load(where, mask=keys.seen[:, None] & queries.exist[None, :], other=0.0)
+        scores += values.to(plan.working) * LOG2E
+    return scores

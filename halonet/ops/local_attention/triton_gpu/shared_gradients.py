@@ -16,17 +16,16 @@ from halonet.ops.local_attention.triton_gpu.addressing import (
     keys_of,
     load_vectors,
     queries_of,
-    query_numbers,
     query_place,
     store_vectors,
 )
 from halonet.ops.local_attention.triton_gpu.forward import extra_scores
 from halonet.ops.local_attention.triton_gpu.query_gradients import score_gradients
 from halonet.ops.local_attention.triton_gpu.scores import (
-    add_bias,
-    add_position,
     dot,
-    load_norm,
+    load_delta,
+    load_queries,
+    local_scores,
     one_hot,
     position_logits,
     weights_of,
@@ -68,7 +67,8 @@ def extra_gradient_kernel(
     for tile in range(part, tiles, parts):
         place = query_place((batch * tiles + tile) * sizes.heads + head, sizes, plan)
         queries = queries_of(place, sizes, plan)
-        q, do, shift, factor, d = _queries(query, grad, norm, delta, place, queries, sizes, plan)
+        q, do, shift, factor = load_queries(query, grad, norm, place, queries, sizes, plan)
+        d = load_delta(delta, place, queries, sizes)
         scores, _, _ = extra_scores(q, extra_key, extra_bias, place, first, scales, sizes, plan)
         weights = tl.where(queries.exist[:, None], weights_of(scores, shift[:, None], factor[:, None], plan), 0.0)
         ds = score_gradients(weights, do, v, d, plan)
@@ -116,13 +116,12 @@ def bias_gradient_kernel(
         place = query_place((block * plan.query_tiles + query_tile) * sizes.heads + head, sizes, plan)
         queries = queries_of(place, sizes, plan)
         keys = keys_of(place.block_row, place.block_column, first_y, first_x, sizes, plan)
-        q, do, shift, factor, d = _queries(query, grad, norm, delta, place, queries, sizes, plan)
+        q, do, shift, factor = load_queries(query, grad, norm, place, queries, sizes, plan)
+        d = load_delta(delta, place, queries, sizes)
         k = load_vectors(key, place, keys.pixels, keys.inside, plan.key_channels, plan.key_dim)
-        scores = dot(q, k.T, tl.zeros_like(total), plan) * scales.product
-        if plan.has_position:
-            position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
-            scores = add_position(scores, position, rest, one_hot(keys, first_y, first_x, plan), plan)
-        scores = add_bias(scores, bias, head, queries, keys, plan)
+        position, rest = position_logits(q, table, place, queries, first_y, first_x, scales.relative, plan)
+        hot = one_hot(keys, first_y, first_x, plan)
+        scores = local_scores(q, k, position, rest, hot, bias, place, queries, keys, scales, plan)
         taken = queries.exist[:, None] & keys.seen[None, :]
         weights = tl.where(taken, weights_of(scores, shift[:, None], factor[:, None], plan), 0.0)
         v = load_vectors(value, place, keys.pixels, keys.inside, plan.value_channels, plan.value_dim)
@@ -143,13 +142,3 @@ def bias_gradient_kernel(
     filled = (m < plan.query_rows * plan.query_columns) & (queries.block_row < rows) & (queries.block_column < columns)
     where = grad_bias + start[:, None] + (keys.y * width + keys.x)[None, :]
     tl.store(where, total, mask=filled[:, None] & mine[None, :])
-
-
-@triton.jit
-def _queries(query, grad, norm, delta, place, queries, sizes, plan):
-    """Queries, output gradients, and the numbers a query of a tile."""
-    q = load_vectors(query, place, queries.pixels, queries.exist, plan.key_channels, plan.key_dim)
-    do = load_vectors(grad, place, queries.pixels, queries.exist, plan.value_channels, plan.value_dim)
-    shift, factor = load_norm(norm, place, queries, sizes, plan)
-    d = tl.load(query_numbers(delta, place, queries, sizes, 1), mask=queries.exist, other=0.0)
-    return q, do, shift, factor, d

@@ -12,17 +12,17 @@ from halonet.ops.local_attention.call import Call
 from halonet.ops.local_attention.custom_operator import working_dtype
 from halonet.ops.local_attention.triton_gpu import launch
 from halonet.ops.local_attention.triton_gpu.constants import kept
-from halonet.ops.local_attention.triton_gpu.plan import TileTable
+from halonet.ops.local_attention.triton_gpu.plan import Tiles
 
 CANDIDATES = tuple(
-    TileTable(queries, keys, warps, positions)
+    Tiles(queries, keys, warps, positions)
     for queries, keys in ((128, 64), (64, 128), (64, 64), (64, 32), (32, 64), (32, 32), (16, 64))
     for warps in (4, 8)
     for positions in (32, 64)
 )
 
 
-def tune(call: Call, *, rounds: int) -> dict[str, TileTable]:
+def tune(call: Call, *, rounds: int) -> dict[str, Tiles]:
     """Times every candidate for every kernel of a call; calls of its kind take the fastest from then on.
 
     Gives the tiles by kernel. A candidate that does not fit on the device is passed over.
@@ -42,7 +42,7 @@ def tune(call: Call, *, rounds: int) -> dict[str, TileTable]:
     return {kernel: _tune_kernel(call, kernel, run, rounds) for kernel, run in runs.items()}
 
 
-def _tune_kernel(call: Call, kernel: str, run: Callable[[], object], rounds: int) -> TileTable:
+def _tune_kernel(call: Call, kernel: str, run: Callable[[], object], rounds: int) -> Tiles:
     kind = launch.kind_of(call, kernel)
     before = launch.TUNED.get(kind)
     times = {}
