@@ -3,11 +3,14 @@
 import os
 from dataclasses import replace
 
+import numba
+import numpy as np
 import pytest
 import torch
 
 from halonet.ops import explain_backend, local_attention
 from halonet.ops.local_attention import backends
+from halonet.ops.local_attention.numba_cpu import operator
 from tests.ops.cases import CASES, Case, assert_same, call, output_and_gradients
 
 _CASE = Case(map_size=(9, 7), block_size=4, halo_size=1, relative=True, batch=2, heads=3)
@@ -42,6 +45,7 @@ def test_in_a_forked_process_another_backend_runs():
     if child == 0:
         status = 1
         try:
+            torch.set_num_threads(1)  # as in a DataLoader's workers: torch's own threads do not survive a fork either
             tensors = _CASE.tensors()
             output = call(local_attention, tensors, **_CASE.arguments)
             said = call(explain_backend, tensors, **_CASE.arguments)
@@ -91,3 +95,37 @@ def test_what_is_no_number_reaches_the_same_pixels(dtype, name):
     assert expected.any()
     assert not expected.all()
     assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("count", [1, 7, 15, 16])
+def test_bfloat16_is_read_and_written_as_torch_rounds_it(count):
+    """Ties go to the even number; infinities and NaN stay; nothing beyond the count is touched."""
+    from halonet.ops.local_attention.numba_cpu.vectors import load, load_bfloat16, store, store_bfloat16
+
+    @numba.njit
+    def there_and_back(source, address, target, count):
+        store_bfloat16(address, 0, count, load(source, 0))
+        store(target, 0, load_bfloat16(address, 0, count, source.dtype.type(0)))
+
+    one = np.array([0x3F800000], np.uint32)
+    ties = (one + np.array([0x8000, 0x18000, 0x7FFF, 0x8001], np.uint32)).view(np.float32)
+    special = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0, 3.4e38, 1e-40], np.float32)
+    numbers = np.concatenate([ties, special, np.random.default_rng(0).normal(size=5).astype(np.float32)])
+    for source in (numbers, numbers[::-1].copy()):
+        places = torch.full((16,), 7.0, dtype=torch.bfloat16)
+        target = np.zeros(16, np.float32)
+        there_and_back(source, places.data_ptr(), target, count)
+        expected = torch.from_numpy(source).to(torch.bfloat16)
+        assert torch.equal(places[:count].nan_to_num(-1), expected[:count].nan_to_num(-1))
+        assert torch.equal(places[:count].isnan(), expected[:count].isnan())
+        assert (places[count:] == 7).all()
+        np.testing.assert_array_equal(target[:count], expected[:count].float().numpy())
+        assert (target[count:] == 0).all()
+
+
+def test_maps_of_bfloat16_are_read_where_they_are():
+    """A float32 copy of each would be twice the memory that the maps take."""
+    map_ = torch.randn(1, 4, 4, 2, 24, dtype=torch.bfloat16)
+    parts = map_[..., :8], map_[..., 8:]
+    assert [operator._prepared(part).data_ptr() for part in parts] == [part.data_ptr() for part in parts]
+    assert operator._prepared(map_.half()).dtype == torch.float32

@@ -30,7 +30,17 @@ from halonet.ops.local_attention.numba_cpu.products import (
     spread,
 )
 from halonet.ops.local_attention.numba_cpu.table_gradients import add_bias, position_gradients, to_bias, to_tables
-from halonet.ops.local_attention.numba_cpu.vectors import exp, fma, load, load_part, splat, store, store_part, subtract
+from halonet.ops.local_attention.numba_cpu.vectors import (
+    exp,
+    fma,
+    load,
+    load_part,
+    splat,
+    store,
+    store_part,
+    subtract,
+    total,
+)
 
 
 class Gradients(NamedTuple):
@@ -43,19 +53,10 @@ class Gradients(NamedTuple):
     query_t: Any
     position: Any  # CHUNK x (rows and columns of the neighbourhood)
     position_t: Any
-    delta: Any  # CHUNK; like the gradient of the output, times one over the sum of exponentials
+    output: Any  # a query's value channels
+    delta: Any  # CHUNK; sums of output times its gradient, and as that times one over the sum of exponentials
     largest: Any  # CHUNK
     bias: Any  # places of the neighbourhood and one x queries of a block; of one image and head
-
-
-class Given(NamedTuple):
-    """What the backward pass is given of every query, flat.
-
-    delta: sum of output times its gradient, (B, Hq, Wq, N). norm: as the forward pass left it, (B, Hq, Wq, N, 2).
-    """
-
-    delta: Any
-    norm: Any
 
 
 class Totals(NamedTuple):
@@ -82,6 +83,7 @@ def make_gradients(sizes, scratch):
         np.zeros_like(scratch.query_t),
         np.zeros_like(scratch.position),
         np.zeros_like(scratch.position_t),
+        np.zeros(padded(sizes.value_channels), scratch.key.dtype),
         np.zeros_like(scratch.largest),
         np.zeros_like(scratch.largest),
         np.zeros(bias_size(sizes), scratch.key.dtype),
@@ -99,23 +101,22 @@ def _entry(sources):
     """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
-    def backward(maps, given, totals, tables, numbers, scale, threads):
+    def backward(maps, norm, totals, tables, numbers, scale, threads):
         """All gradients.
 
-        maps: query, key, value, extra key, extra value, gradient of the output, and where the gradients of the first
-        five go, as rows of `Map`'s numbers; those but the query's hold zeros. given, totals: the arrays of `Given` and
-        `Totals`. The others as for `forward`.
+        maps: query, key, value, extra key, extra value, output and its gradient, and where the gradients of the first
+        five go, as rows of `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. norm:
+        as the forward pass left it. totals: the arrays of `Totals`. The others as for `forward`.
         """
         _ = sources
         slices = numbers[0] * numbers[3]
-        delta, norm = given
         table_rows, table_gradients, bias_gradients, extra_gradients = totals
         row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
         for share in prange(threads):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
             sums = Totals(table_rows, table_gradients, bias_gradients, extra_gradients)
             first, end = slices * share // threads, slices * (share + 1) // threads
-            backward_slices(maps, Given(delta, norm), sums, whole, unpack_sizes(numbers), scale, first, end)
+            backward_slices(maps, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
 
     return backward
 
@@ -124,7 +125,7 @@ backward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def backward_slices(maps, given, totals, tables, sizes, scale, first, end):
+def backward_slices(maps, norm, totals, tables, sizes, scale, first, end):
     """Gradients of the slices (image, head) `first` to `end`."""
     key, value = unpack_map(maps, 1), unpack_map(maps, 2)
     extra_key, extra_value = unpack_map(maps, 3), unpack_map(maps, 4)
@@ -144,25 +145,25 @@ def backward_slices(maps, given, totals, tables, sizes, scale, first, end):
             gradients.value[:] = zero
             for begin in range(0, sizes.queries[0] * sizes.queries[1], CHUNK):
                 chunk = begin, count, part
-                add_chunk(maps, given, totals, tables, sizes, place, chunk, has_border, scratch, gradients)
+                add_chunk(maps, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients)
             channels, values = sizes.channels, sizes.value_channels
-            add_keys(unpack_map(maps, 7), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
-            add_keys(unpack_map(maps, 8), sizes, place, own, gradients.value, values, scratch.pixel, one)
-            add_extra(unpack_map(maps, 9), sizes, place, own, gradients.key, channels, scale)
-            add_extra(unpack_map(maps, 10), sizes, place, own, gradients.value, values, one)
+            add_keys(unpack_map(maps, 8), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
+            add_keys(unpack_map(maps, 9), sizes, place, own, gradients.value, values, scratch.pixel, one)
+            add_extra(unpack_map(maps, 10), sizes, place, own, gradients.key, channels, scale)
+            add_extra(unpack_map(maps, 11), sizes, place, own, gradients.value, values, one)
         if sizes.has_bias:
             to_bias(sizes, part, totals.bias_gradients, gradients)
 
 
 @njit(nogil=True)
-def add_chunk(maps, given, totals, tables, sizes, place, chunk, has_border, scratch, gradients):
+def add_chunk(maps, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients):
     """Adds what the queries of a block from number `begin` on contribute."""
     begin, count, part = chunk
     image, head, block_row, block_column = place
     rows, columns = sides(sizes)
     length, position_length = padded(sizes.channels), padded(rows) + padded(columns)
     load_queries(unpack_map(maps, 0), tables, sizes, image, head, block_row, block_column, begin, scratch)
-    load_given(unpack_map(maps, 5), given, sizes, place, begin, scratch, gradients)
+    load_given(unpack_map(maps, 5), unpack_map(maps, 6), norm, sizes, place, begin, scratch, gradients)
     make_scores(count, begin, head, tables, sizes, scratch)
     make_weights(count, scratch, gradients)
     score_gradients(count, sizes, scratch, gradients)
@@ -181,18 +182,18 @@ def add_chunk(maps, given, totals, tables, sizes, place, chunk, has_border, scra
     for g in range(sizes.extra):
         for lane in range(CHUNK):
             totals.extra_gradients[part * sizes.extra + g] += gradients.scores[(count - sizes.extra + g) * CHUNK + lane]
-    write_rows(unpack_map(maps, 6), sizes, place, begin, gradients.query, sizes.channels)
+    write_rows(unpack_map(maps, 7), sizes, place, begin, gradients.query, sizes.channels)
 
 
 @njit(nogil=True)
-def load_given(map_, given, sizes, place, begin, scratch, gradients):
+def load_given(output, grad, norm, sizes, place, begin, scratch, gradients):
     """Loads what is given for the queries from number `begin` on; those that are not there get weights of 0.
 
     The gradient of the output takes the division by the sum of exponentials over, so that weights need none.
     """
     image, head, block_row, block_column = place
     values = padded(sizes.value_channels)
-    zero = scratch.key.dtype.type(0)
+    zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
         if row < 0:
@@ -200,12 +201,16 @@ def load_given(map_, given, sizes, place, begin, scratch, gradients):
                 store(scratch.output, lane * values + d, splat(zero))
             gradients.delta[lane], gradients.largest[lane] = zero, -HIDDEN
             continue
-        start = image * map_.image + row * map_.row + column * map_.column + head * map_.head
         pixel = ((image * sizes.query_height + row) * sizes.query_width + column) * sizes.heads + head
-        inverse = given.norm[2 * pixel + 1]
-        copy_row(map_, start, sizes.value_channels, scratch.output, lane * values, inverse)
-        gradients.delta[lane] = given.delta[pixel] * inverse
-        gradients.largest[lane] = given.norm[2 * pixel]
+        gradients.largest[lane], inverse = norm[2 * pixel], norm[2 * pixel + 1]
+        start = image * grad.image + row * grad.row + column * grad.column + head * grad.head
+        copy_row(grad, start, sizes.value_channels, scratch.output, lane * values, inverse)
+        start = image * output.image + row * output.row + column * output.column + head * output.head
+        copy_row(output, start, sizes.value_channels, gradients.output, 0, one)
+        products = splat(zero)
+        for d in range(0, values, LANES):
+            products = fma(load(scratch.output, lane * values + d), load(gradients.output, d), products)
+        gradients.delta[lane] = total(products)
     rows_to_columns(scratch.output, values, scratch.output_t)
 
 
@@ -243,6 +248,6 @@ def add_row(address, start, channels, source, begin, factor):
     """Adds a row of a buffer, times a factor, to the channels of a pixel."""
     zero = factor - factor
     for d in range(0, channels, LANES):
-        total = load_part(address, start + d, channels - d, zero)
-        total = fma(load(source, begin + d), splat(factor), total)
-        store_part(address, start + d, channels - d, total)
+        numbers = load_part(address, start + d, channels - d, zero)
+        numbers = fma(load(source, begin + d), splat(factor), numbers)
+        store_part(address, start + d, channels - d, numbers)

@@ -17,13 +17,17 @@ from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 
 
 class Map(NamedTuple):
-    """A map (B, H, W, N, D) in memory: its address, and strides in elements. Channels are adjacent."""
+    """A map (B, H, W, N, D) in memory: its address, and strides in elements. Channels are adjacent.
+
+    half: whether its numbers are bfloat16, not of the kernels' own type.
+    """
 
     address: int
     image: int
     row: int
     column: int
     head: int
+    half: bool
 
 
 class Sizes(NamedTuple):
@@ -110,7 +114,8 @@ def unpack_sizes(numbers):
 @njit(nogil=True)
 def unpack_map(maps, number):
     """A `Map` out of an array of them."""
-    return Map(maps[number, 0], maps[number, 1], maps[number, 2], maps[number, 3], maps[number, 4])
+    m = maps[number]
+    return Map(m[0], m[1], m[2], m[3], m[4], m[5] != 0)
 
 
 @njit(nogil=True)

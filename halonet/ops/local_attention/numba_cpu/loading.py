@@ -10,11 +10,13 @@ from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
 from halonet.ops.local_attention.numba_cpu.vectors import (
     fma,
     load,
+    load_bfloat16,
     load_part,
     multiply,
     splat,
     splat_at,
     store,
+    store_bfloat16,
     store_part,
 )
 
@@ -24,7 +26,11 @@ def copy_row(map_, begin, channels, target, place, factor):
     """Copies the channels of a pixel, times a factor, to a zero-padded row."""
     zero = factor - factor
     for d in range(0, channels, LANES):
-        store(target, place + d, multiply(load_part(map_.address, begin + d, channels - d, zero), splat(factor)))
+        if map_.half:
+            numbers = load_bfloat16(map_.address, begin + d, channels - d, zero)
+        else:
+            numbers = load_part(map_.address, begin + d, channels - d, zero)
+        store(target, place + d, multiply(numbers, splat(factor)))
 
 
 @njit(nogil=True)
@@ -148,4 +154,8 @@ def write_rows(target, sizes, place, begin, rows, channels):
             continue
         start = image * target.image + row * target.row + column * target.column + head * target.head
         for d in range(0, channels, LANES):
-            store_part(target.address, start + d, channels - d, load(rows, lane * length + d))
+            numbers = load(rows, lane * length + d)
+            if target.half:
+                store_bfloat16(target.address, start + d, channels - d, numbers)
+            else:
+                store_part(target.address, start + d, channels - d, numbers)

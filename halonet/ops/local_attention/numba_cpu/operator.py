@@ -62,7 +62,7 @@ def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     given = _Given.of(call)
     query, value = given.maps[0], given.maps[2]
     output = query.new_empty((*query.shape[:4], value.shape[4]))
-    norm = query.new_empty((*query.shape[:4], 2 * for_backward))
+    norm = query.new_empty((*query.shape[:4], 2 * for_backward), dtype=custom_operator.working_dtype(query.dtype))
     arguments = _addresses(*given.maps, output), norm.flatten().numpy()
     _launch(forward, *arguments, given.tables, given.sizes, given.scale)
     return output, norm
@@ -72,20 +72,20 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     from halonet.ops.local_attention.numba_cpu.backward import backward
 
     given = _Given.of(call)
-    query, geometry = given.maps[0], call.geometry
-    grad = _prepared(grad, query.dtype)
-    targets = [torch.zeros(map_.shape, dtype=map_.dtype) for map_ in given.maps]
-    rows = _table_rows(call, query.dtype)
+    query, geometry, dtype = given.maps[0], call.geometry, norm.dtype
+    # Several blocks add to a key's gradient: it is rounded when all have.
+    targets = [torch.zeros(map_.shape, dtype=dtype if number else map_.dtype) for number, map_ in enumerate(given.maps)]
+    produced = _prepared(output), _prepared(grad)  # kept: of a map the kernels are given no more than the address
+    rows = _table_rows(call, dtype)
     slices, heads = query.shape[0] * query.shape[3], query.shape[3]
     lengths = [2 * axis.reach + 1 for axis in (geometry.rows, geometry.columns)]
-    tables = query.new_zeros(slices, *rows.shape)
-    bias = query.new_zeros(slices, *(lengths if call.bias is not None else (0, 0)))
-    extra = query.new_zeros(slices, given.maps[3].shape[1])
-    delta = (grad * output).sum(dim=-1)
+    tables = rows.new_zeros(slices, *rows.shape)
+    bias = rows.new_zeros(slices, *(lengths if call.bias is not None else (0, 0)))
+    extra = rows.new_zeros(slices, given.maps[3].shape[1])
     _launch(
         backward,
-        _addresses(*given.maps, grad, *targets),
-        _flat(delta, norm),
+        _addresses(*given.maps, *produced, *targets),
+        *_flat(norm),
         _flat(rows, tables, bias, extra),
         given.tables,
         given.sizes,
@@ -134,10 +134,10 @@ class _Given:
     @classmethod
     def of(cls, call: Call) -> _Given:
         dtype = custom_operator.working_dtype(call.query.dtype)
-        query, key, value = (_prepared(map_, dtype) for map_ in (call.query, call.key, call.value))
+        query, key, value = (_prepared(map_) for map_ in (call.query, call.key, call.value))
         batch, heads = query.shape[0], query.shape[3]
         extra_key, extra_value = (
-            query.new_empty(batch, 0, heads, channels) if map_ is None else _prepared(map_, dtype)
+            query.new_empty(batch, 0, heads, channels) if map_ is None else _prepared(map_)
             for map_, channels in ((call.extra_key, key.shape[4]), (call.extra_value, value.shape[4]))
         )
         extra_bias = torch.zeros(heads, extra_key.shape[1]) if call.extra_bias is None else call.extra_bias
@@ -152,9 +152,11 @@ class _Given:
         return cls(maps, arrays, _sizes(call, extra_key.shape[1]), arrays[0].dtype.type(call.scale))
 
 
-def _prepared(map_: Tensor, dtype: torch.dtype) -> Tensor:
-    """The map as the kernels read it: in the working dtype, channels adjacent."""
-    map_ = map_.detach().to(dtype)
+def _prepared(map_: Tensor) -> Tensor:
+    """The map as the kernels read it: in the working dtype or bfloat16, channels adjacent."""
+    map_ = map_.detach()
+    if map_.dtype != torch.bfloat16:
+        map_ = map_.to(custom_operator.working_dtype(map_.dtype))
     return map_ if map_.stride(-1) == 1 or map_.shape[-1] == 1 else map_.contiguous()
 
 
@@ -163,9 +165,11 @@ def _flat(*tensors: Tensor) -> tuple[Array, ...]:
 
 
 def _addresses(*maps: Tensor) -> Array:
-    """Address and strides of maps, as the kernels' `Map` has them: (maps, 5)."""
+    """The kernels' `Map`s: (maps, 6)."""
     strides = ((s[0], 0, s[1], s[2]) if len(s) == 4 else s[:4] for s in (map_.stride() for map_ in maps))
-    return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64)
+    half = (map_.dtype == torch.bfloat16 for map_ in maps)
+    rows = [(map_.data_ptr(), *s, h) for map_, s, h in zip(maps, strides, half, strict=True)]
+    return np.array(rows, dtype=np.int64)
 
 
 def _sizes(call: Call, extra: int) -> Array:

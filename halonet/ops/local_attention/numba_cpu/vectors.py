@@ -156,6 +156,87 @@ def store_part(typing: Any, address: Any, index: Any, count: Any, vector: Any) -
     return types.void(types.int64, types.int64, types.int64, vector), generate
 
 
+def _if_whole(builder: Any, count: Any) -> Any:
+    """Two branches, for LANES numbers and for fewer: processors before AVX-512 have no mask for numbers so short."""
+    return builder.if_else(builder.icmp_signed(">=", count, ir.IntType(64)(LANES)))
+
+
+def _half_place(context: Any, builder: Any, place: list[Any]) -> tuple[Any, Any]:
+    """`_masked` for bfloat16, as which numbers of 16 bits are taken."""
+    return _masked(context, builder, place, types.uint16)
+
+
+@intrinsic
+def load_bfloat16(typing: Any, address: Any, index: Any, count: Any, zero: Any) -> Any:
+    """`load_part` of bfloat16, the upper halves of single precision, widened to the type of `zero`."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer, mask = _half_place(context, builder, values[:3])
+        halves, bits = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
+        function_type = ir.FunctionType(halves, [pointer.type, ir.IntType(32), mask.type, halves])
+        name = f"llvm.masked.load.v{LANES}i16.p0"
+        function = builder.module.declare_intrinsic(name, fnty=function_type)
+        with _if_whole(builder, values[2]) as (whole, part):
+            with whole:
+                all_lanes = builder.load(pointer, align=2)
+                whole_block = builder.block
+            with part:
+                arguments = [pointer, ir.IntType(32)(2), mask, _constant(halves, 0)]
+                some_lanes = builder.call(function, arguments)
+                part_block = builder.block
+        loaded = builder.phi(halves)
+        loaded.add_incoming(all_lanes, whole_block)
+        loaded.add_incoming(some_lanes, part_block)
+        upper = builder.shl(builder.zext(loaded, bits), _constant(bits, 16))
+        single = builder.bitcast(upper, ir.VectorType(ir.FloatType(), LANES))
+        wanted = context.get_value_type(signature.return_type)
+        return single if wanted == single.type else builder.fpext(single, wanted)
+
+    return Vector(zero)(types.int64, types.int64, types.int64, zero), generate
+
+
+@intrinsic
+def store_bfloat16(typing: Any, address: Any, index: Any, count: Any, vector: Any) -> Any:
+    """`store_part` of numbers rounded to bfloat16, to the nearest, ties to the even one."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        pointer, mask = _half_place(context, builder, values[:3])
+        halves, integers = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
+        single = values[3]
+        if single.type.element != ir.FloatType():
+            single = builder.fptrunc(single, ir.VectorType(ir.FloatType(), LANES))
+        bits = builder.bitcast(single, integers)
+        last = builder.and_(builder.lshr(bits, _constant(integers, 16)), _constant(integers, 1))
+        rounded = builder.add(bits, builder.add(last, _constant(integers, 0x7FFF)))
+        no_number = builder.fcmp_unordered("uno", single, single)
+        rounded = builder.select(no_number, _constant(integers, 0x7FC00000), rounded)
+        half = builder.trunc(builder.lshr(rounded, _constant(integers, 16)), halves)
+        function_type = ir.FunctionType(ir.VoidType(), [halves, pointer.type, ir.IntType(32), mask.type])
+        function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}i16.p0", fnty=function_type)
+        with _if_whole(builder, values[2]) as (whole, part):
+            with whole:
+                builder.store(half, pointer, align=2)
+            with part:
+                builder.call(function, [half, pointer, ir.IntType(32)(2), mask])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, vector), generate
+
+
+@intrinsic
+def total(typing: Any, vector: Any) -> Any:
+    """The sum of the lanes."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = values[0].type
+        suffix = f"v{LANES}{'f64' if kind.element == ir.DoubleType() else 'f32'}"
+        function_type = ir.FunctionType(kind.element, [kind.element, kind])
+        function = builder.module.declare_intrinsic(f"llvm.vector.reduce.fadd.{suffix}", fnty=function_type)
+        return builder.call(function, [ir.Constant(kind.element, 0.0), values[0]], fastmath=("reassoc",))
+
+    return vector.element(vector), generate
+
+
 @intrinsic
 def add(typing: Any, a: Any, b: Any) -> Any:
     """a + b."""
