@@ -332,24 +332,33 @@ def _models(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _bench(arguments: Sequence[str]) -> int:
+def bench_parser() -> argparse.ArgumentParser:
+    """The words of `halonet bench`."""
     parser = _Parser(prog="halonet bench", description="Speed beside peers, on this machine.", allow_abbrev=False)
-    kinds = "op, layer: at the stages of models; scaling: the op on growing maps; model: whole models"
-    parser.add_argument("kind", choices=("op", "layer", "scaling", "model"), help=kinds)
+    kinds = (
+        "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
+        "model: whole models"
+    )
+    parser.add_argument("kind", choices=("op", "layer", "scaling", "memory", "model"), help=kinds)
     parser.add_argument(
         "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
     )
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="op, layer, scaling: what to run beside each other")
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
     parser.add_argument("--sides", nargs="+", type=_positive, default=[32, 64, 128, 256, 512], help="scaling: of maps")
     parser.add_argument("--batch", type=_positive, default=4, help="images (default 4)")
     parser.add_argument("--rounds", type=_positive, default=7, help="of timing (default 7)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=_positive, help="of a CPU (default: torch's)")
+    parser.add_argument("--limit", type=_positive, metavar="GIB", help="memory: default all of a GPU, 4 on a CPU")
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
-    values = parser.parse_args(arguments)
+    return parser
+
+
+def _bench(arguments: Sequence[str]) -> int:
+    values = bench_parser().parse_args(arguments)
     from halonet.analysis.speed.run import run
 
     run(**vars(values))

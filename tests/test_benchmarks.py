@@ -1,17 +1,16 @@
-"""The benchmarks: their gates, one tiny round, their tables and files. No speed is asserted."""
+"""The benchmarks beside `halonet bench`: gates, one tiny round, tables and files. No speed is asserted."""
 
 import json
-from pathlib import Path
+import os
+import subprocess
 
 import pytest
 import torch
 
 from benchmarks import accelerate as accelerate_benchmark
-from benchmarks import floor
-from benchmarks import local_attention as benchmark
-from halonet.analysis.speed.floor import Rates
-
-TINY = benchmark.Stage(size=8, dim=16, num_heads=2, block_size=4, halo_size=1)
+from benchmarks import figure8
+from halonet import cli
+from halonet.analysis.speed import model_table
 
 
 @pytest.fixture(autouse=True)
@@ -20,87 +19,6 @@ def _threads():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-def test_gate_passes_and_tells_the_differences():
-    differences = benchmark.check_agreement(TINY, batch=2)
-    assert differences.keys() == {"reference", "sdpa", "numba"}
-    assert all(0 <= difference < 1e-5 for difference in differences.values())
-
-
-@pytest.mark.parametrize("parameter", ["query.weight", "key_value.weight", "height_table", "width_table"])
-@pytest.mark.parametrize("wrong", [1e-2, float("nan")])
-def test_gate_stops_a_layer_that_computes_something_else(monkeypatch, parameter, wrong):
-    def build(stage):
-        layer = benchmark.halo_attention_like(benchmark.timm_layer(stage))
-        layer.get_parameter(parameter).data[-1] += wrong
-        return layer
-
-    monkeypatch.setitem(benchmark.IMPLEMENTATIONS, "sdpa", build)
-    with pytest.raises(SystemExit, match=r"sdpa differs from timm in .*; nothing is timed"):
-        benchmark.check_agreement(TINY, batch=2)
-
-
-def test_gate_stops_a_wrong_gradient(monkeypatch):
-    """The output is right; one gradient is doubled."""
-
-    def build(stage):
-        layer = benchmark.halo_attention_like(benchmark.timm_layer(stage))
-        layer.height_table.register_hook(lambda gradient: 2 * gradient)
-        return layer
-
-    monkeypatch.setitem(benchmark.IMPLEMENTATIONS, "sdpa", build)
-    with pytest.raises(SystemExit, match="sdpa differs from timm in height_table by 1"):
-        benchmark.check_agreement(TINY, batch=2)
-
-
-def test_one_tiny_round(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(benchmark.STAGES, 1, TINY)
-    out = tmp_path / "figures.json"
-    benchmark.main(f"--stages 1 --batch 2 --threads 1 --rounds 2 --no-memory --json {out}".split())
-    report = json.loads(out.read_text())
-    assert report["setting"]["threads"] == 1
-    assert report["stages"][0]["stage"]["num_heads"] == 2
-    printed = capsys.readouterr().out
-    for mode in benchmark.MODES:
-        rows = report["stages"][0][mode]
-        assert rows.keys() == {"timm", "reference", "sdpa", "numba"}
-        assert rows["timm"]["times_as_fast"] == report["geometric_mean"][mode]["timm"]["times_as_fast"] == 1
-        for name, row in rows.items():
-            assert 0 < row["fastest_ms"] <= row["median_ms"] <= row["slowest_ms"]
-            assert f"{row['median_ms']:.2f} ms" in printed
-            assert name in printed
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells a process its peak memory")
-def test_peak_memory_is_that_of_the_call():
-    """In a fresh process: the output alone of this stage is 8 MiB, and nothing of the imports' hundreds is counted."""
-    stage = benchmark.Stage(size=64, dim=128, num_heads=2, halo_size=0)
-    peak = benchmark.measure_memory(stage, batch=4, threads=1, mode="forward", name="sdpa")
-    assert 8 <= peak <= 160
-
-
-def test_summary():
-    """Ratios are medians of the ratios within a round; above 1 is faster than timm."""
-    times = {"timm": [2.0, 4.0, 60.0], "sdpa": [1.0, 1.0, 30.0]}
-    summary = benchmark.summarize(times, {"timm": 10.0, "sdpa": 5.0})
-    assert summary["sdpa"] == {
-        "median_ms": 1.0,
-        "fastest_ms": 1.0,
-        "slowest_ms": 30.0,
-        "times_as_fast": 2.0,
-        "peak_mib": 5.0,
-        "memory_of_timm": 0.5,
-    }
-    assert benchmark.summarize(times, dict.fromkeys(times))["sdpa"]["memory_of_timm"] is None
-
-
-@pytest.mark.parametrize("option", ["batch", "threads", "rounds"])
-def test_refuses_numbers_that_are_not_positive(option, capsys):
-    with pytest.raises(SystemExit) as error:
-        benchmark.main([f"--{option}", "0"])
-    assert error.value.code == 2
-    assert f"--{option} must be positive, got 0" in capsys.readouterr().err
 
 
 def test_accelerated_models_in_one_round(tmp_path, capsys):
@@ -123,13 +41,40 @@ def test_a_model_that_computes_something_else_is_not_timed(wrong):
         accelerate_benchmark.errors(models, torch.randn(1, 3, 256, 256))
 
 
-def test_the_floor_counts_by_hand():
-    """A map of 2 x 2 blocks of 4 pixels and a halo of 1: every query meets 5 x 5 keys."""
-    work = floor.layer_work(TINY, batch=2, mode="forward")
-    queries, channels = 2 * 8 * 8, 16
-    assert work.projection_flops == 2 * queries * channels * 3 * channels
-    assert work.op.exponentials == queries * 2 * 25
-    assert work.op.flops == 2 * queries * channels * 2 * 25 + 2 * queries * channels * 2 * 6
-    assert work.op.bytes == 4 * queries * channels * 4
-    rates = Rates(flops=work.op.flops, exponentials=work.op.exponentials / 3, bytes=work.op.bytes)
-    assert work.seconds(rates) == pytest.approx(3 + work.projection_flops / work.op.flops)
+def test_everything_for_a_gpu_is_asked_for_in_words_that_exist(tmp_path):
+    """The script with a python that only notes what it is told: all commands are parsed, all models are there."""
+    python, told = tmp_path / "python", tmp_path / "told.txt"
+    python.write_text(f'#!/bin/sh\necho "$@" >> {told}\n')
+    python.chmod(0o755)
+    environment = {**os.environ, "PYTHON": str(python)}
+    done = subprocess.run(["bash", "benchmarks/gpu.sh", str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.split() for line in told.read_text().splitlines()]
+    assert lines[0][:3] == ["-m", "pytest", "tests/ops/test_local_attention_triton.py"]
+    tables = [line[3:] for line in lines[1:]]
+    assert {table[0] for table in tables} == {"op", "layer", "scaling", "memory", "model"}
+    names = set()
+    for table in tables:
+        options = cli.bench_parser().parse_args(table)
+        assert options.device == "cuda"
+        names |= set(options.models or ())
+    for name in names:
+        model_table.parts_of(name)
+    for number in range(8):
+        compared = [table for table in tables if any(name.startswith(f"halonet_h{number}_c12") for name in table)]
+        assert [table[table.index("--models") + 1].split("@")[0] for table in compared] == [f"efficientnet_b{number}"]
+
+
+def test_figure_8_is_drawn_from_tables(tmp_path, capsys):
+    """A model 0.8 times as fast takes 1 / 0.8 of the time."""
+    rows = {"efficientnet_b7@600": 1.0, "halonet_h7_600": 0.8, "halonet_h7_c12_600": 2.0}
+    report = {
+        "setting": {"device": "a GPU", "dtype": "bfloat16"},
+        "training step": {name: {"times_as_fast": ratio} for name, ratio in rows.items()},
+    }
+    table, png = tmp_path / "models_h7_gpu.json", tmp_path / "figure8.png"
+    table.write_text(json.dumps(report))
+    assert figure8.main([str(table), "--png", str(png)]) == 0
+    printed = capsys.readouterr().out
+    assert "efficientnet_b7@600 = 1: attention in all stages 1.25, convolutions in 12 0.50" in printed
+    assert png.read_bytes().startswith(b"\x89PNG")

@@ -1,13 +1,18 @@
 """`halonet bench`: the calls of models, peers that compute the same, floors by hand, tables, files; never a speed."""
 
 import json
+import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from halonet.analysis.speed import layer_table, measuring, model_table, op_table
-from halonet.analysis.speed.floor import Rates, measure_rates, work_of
+from halonet.analysis.speed import layer_table, measuring, memory_table, model_table, op_table, rows
+from halonet.analysis.speed.floor import Rates, layer_seconds, measure_rates, work_of
+from halonet.analysis.speed.memory import memory_meter
 from halonet.analysis.speed.peers import PEERS, Peer
 from halonet.analysis.speed.shapes import OpShape, stages_of
 from halonet.cli import main
@@ -56,7 +61,7 @@ def test_a_model_without_attention_has_no_stages():
 @pytest.mark.parametrize("name", [name for name, peer in PEERS.items() if peer.same and name != "flex"])
 def test_peers_of_the_same_maths_agree_to_the_last_digits(name, stride):
     shape = replace(TINY, stride=stride, value_dim=20)
-    for mode in op_table.MODES:
+    for mode in rows.MODES:
         assert op_table.check(name, PEERS[name], shape, mode, dtype=torch.float32, device=CPU) < 1e-5
 
 
@@ -83,6 +88,16 @@ def test_the_floor_counts_by_hand():
     assert work.seconds(Rates(work.flops, work.exponentials / 3, work.bytes / 2)) == pytest.approx(3)
 
 
+def test_the_floor_of_a_layer_has_its_projections():
+    """Queries of 5 x 5 pixels (stride 2), keys and values of 9 x 9: 32 channels to 32 each, thrice with gradients."""
+    shape = replace(TINY, stride=2)
+    rates = Rates(1.0, 1e30, 1e30)
+    projections = 2 * 3 * 32 * 32 * (25 + 2 * 81)
+    for mode, times in (("forward", 1), ("forward+backward", 3)):
+        least = work_of(shape, 3, mode, 4).flops + times * projections
+        assert layer_seconds(shape, 3, mode, 4, rates) == pytest.approx(least)
+
+
 def test_rates_are_measured():
     rates = measure_rates(CPU, torch.float32)
     assert min(rates.flops, rates.exponentials, rates.bytes) > 1e6
@@ -101,7 +116,7 @@ def test_an_op_table(tmp_path, capsys):
     assert report["setting"]["device"].startswith("CPU")
     printed = capsys.readouterr().out
     (entry,) = report["entries"]
-    for mode in op_table.MODES:
+    for mode in rows.MODES:
         assert entry[mode]["natten"] == {"refused": "NATTEN is not installed"}
         floor = work_of(TINY, 1, mode, 4).seconds(Rates(1e9, 1e9, 1e9)) * 1e3
         for name in peers[:3]:
@@ -109,7 +124,7 @@ def test_an_op_table(tmp_path, capsys):
             assert 0 < row["fastest_ms"] <= row["median_ms"] <= row["slowest_ms"]
             assert row["of_floor"] == pytest.approx(row["median_ms"] / floor)
             assert f"{row['median_ms']:.3f} ms" in printed
-    assert report["geometric_mean"]["forward"]["halonet"] == pytest.approx(1)
+    assert report["geometric_mean"]["all shapes"]["forward"]["halonet"]["times_as_fast"] == pytest.approx(1)
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
@@ -126,23 +141,115 @@ def test_a_scaling_table(tmp_path):
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_layer_table(tmp_path):
+def test_a_layer_table(tmp_path, capsys):
     out = tmp_path / "layer.json"
-    arguments = f"bench layer --batch 1 --rounds 1 --threads 1 --json {out} --peers timm halonet"
+    arguments = f"bench layer --batch 1 --rounds 1 --threads 1 --json {out} --peers timm halonet halonet:reference"
     assert main(arguments.split()) == 0
-    (entry,) = json.loads(out.read_text())["entries"]
-    assert entry["side"] == 12  # whole blocks
-    assert entry["forward"].keys() == {"timm", "halonet"}
+    report = json.loads(out.read_text())
+    (entry,) = report["entries"]
+    assert entry["shape"]["height"] == entry["shape"]["width"] == 12  # whole blocks
+    for mode in rows.MODES:
+        assert entry[mode].keys() == {"timm", "halonet", "halonet:reference"}
+        shape, measured = replace(TINY, height=12, width=12), Rates(**report["rates"])
+        floor = layer_seconds(shape, 1, mode, 4, measured) * 1e3
+        assert entry[mode]["halonet"]["of_floor"] == pytest.approx(entry[mode]["halonet"]["median_ms"] / floor)
+    assert "geometric means over all shapes, timm = 1" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["timm", "halonet"])
+@pytest.mark.parametrize("name", ["timm", "halonet", "halonet:sdpa"])
 def test_layers_have_the_weights_of_timms(name):
-    layer = layer_table.layer_of(name, replace(TINY, value_dim=32, stride=2), torch.float32, CPU)
-    image = torch.randn(1, 32, 8, 8)
-    layer_table.check(name, layer, replace(TINY, value_dim=32, stride=2), image)
+    shape, image = replace(TINY, value_dim=32, stride=2), torch.randn(1, 32, 8, 8)
+    layer = layer_table.layer_of(name, shape, torch.float32, CPU)
+    assert layer_table.check(name, layer, shape, image) < 1e-5
     layer.register_forward_hook(lambda module, inputs, output: output * 1.01)
-    with pytest.raises(SystemExit, match="differs from timm in output"):
-        layer_table.check(name, layer, replace(TINY, value_dim=32, stride=2), image)
+    with pytest.raises(SystemExit, match=r"differs from timm in output by .*; nothing is timed"):
+        layer_table.check(name, layer, shape, image)
+
+
+@pytest.mark.parametrize("wrong", [2.0, float("nan")])
+def test_a_layer_of_one_wrong_gradient_is_not_timed(wrong):
+    layer = layer_table.layer_of("halonet", TINY, torch.float32, CPU)
+    layer.pos_embed.height_rel.register_hook(lambda gradient: wrong * gradient)
+    with pytest.raises(SystemExit, match=r"in the gradient of pos_embed\.height_rel"):
+        layer_table.check("halonet", layer, TINY, torch.randn(1, 32, 8, 8))
+
+
+def test_means_are_geometric_and_of_whoever_took_part_everywhere():
+    def entry(stride, fast, memory):
+        row = {"times_as_fast": fast, "peak_mib": memory}
+        first = {"times_as_fast": 1.0, "peak_mib": 10.0}
+        both = {"timm": first, "ours": row, "absent": row if stride == 1 else {"refused": "too wide"}}
+        return {"shape": {"stride": stride}} | dict.fromkeys(rows.MODES, both)
+
+    means = rows.geometric_means([entry(1, 2.0, 5.0), entry(2, 8.0, 0.8)], ["timm", "ours", "absent"])
+    assert means["all shapes"]["forward"]["ours"] == pytest.approx({"times_as_fast": 4.0, "of_memory": 0.2})
+    assert means["stride 1"]["forward"]["absent"] == pytest.approx({"times_as_fast": 2.0, "of_memory": 0.5})
+    assert "absent" not in means["all shapes"]["forward"]
+
+
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process its peak memory")
+
+
+def keeps(mebibytes):
+    """A call that fills that much memory, half of it at a time, and gives nothing back."""
+    half = mebibytes * 2**18 // 2
+
+    def call():
+        for _ in range(2):
+            torch.ones(half)
+
+    return call
+
+
+@ON_LINUX
+def test_peak_memory_is_what_is_in_use_at_once():
+    with memory_meter(CPU) as meter:
+        assert meter(partial(keeps, 64)) == pytest.approx(32, abs=1)
+
+
+@ON_LINUX
+@pytest.mark.usefixtures("tiny")
+def test_a_memory_table(tmp_path, capsys, monkeypatch):
+    """No map but those of some size is measured, so that the files are seen to be written and the rows printed."""
+    monkeypatch.setattr(memory_table, "stages_of", lambda name: [TINY])
+    sizes = {"halonet": 100, "dense": 300}
+    monkeypatch.setattr(memory_table, "_needed", lambda name, *rest: sizes[name] * rest[-1] ** 2 * 2**20)
+    files = tmp_path / "memory.json", tmp_path / "memory.png"
+    arguments = f"bench memory --limit 300 --threads 1 --json {files[0]} --png {files[1]} --peers halonet dense natten"
+    assert main(arguments.split()) == 0
+    report = json.loads(files[0].read_text())
+    for mode in rows.MODES:
+        assert {name: row.get("side") for name, row in report[mode].items()} == {
+            "halonet": 52,  # 4 * 13 <= sqrt(300 * 1024 / 100) = 55.4
+            "dense": 32,  # sqrt(300 * 1024 / 300) = 32
+            "natten": None,
+        }
+    assert "not measured: NATTEN is not installed" in capsys.readouterr().out
+    assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+@ON_LINUX
+def test_memory_counts_what_a_call_is_given_and_makes():
+    """256 x 256 pixels of 32 channels are 8 MiB a map: three given, one made."""
+    shape = replace(TINY, block_size=(8, 8), halo_size=(0, 0))
+    with memory_meter(CPU) as meter:
+        needed = memory_table._needed("halonet", shape, "forward", 1, torch.float32, CPU, meter, 256)
+    assert 31 <= needed / 2**20 < 40
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 3000), st.sampled_from([1, 4, 8]))
+def test_the_largest_side_is_found(true, step):
+    row = memory_table.largest(lambda side: float(side), true, step=step)
+    assert row["side"] <= true
+    assert row["side"] % step == 0
+    assert true - row["side"] <= max(2 * step, true // memory_table.CLOSE + step)
+
+
+def test_a_side_that_is_refused_is_the_end():
+    row = memory_table.largest(lambda side: "too long" if side > 100 else 1.0, 10, step=8)
+    assert row["side"] == 96
+    assert row["stopped_by"] == "too long"
 
 
 def test_a_model_table(tmp_path, capsys):
@@ -163,6 +270,7 @@ def test_a_model_table(tmp_path, capsys):
         ("op --models resnet18", "models must be names that `halonet models` lists, got 'resnet18'"),
         ("op --peers nobody", "peers must be among halonet, reference"),
         ("layer --peers nobody", "peers must be among timm, timm-compiled"),
+        ("layer --peers halonet:magic", "or halonet:BACKEND with one of triton, numba, sdpa, reference, got 'halonet:"),
         ("model --models nothing", "models must be names of timm's registry, got 'nothing'"),
         ("model --models resnet18@x", "models must be NAME or NAME@PIXELS, got 'resnet18@x'"),
         ("model --models halonet_nano_32:magic", "models must be NAME:BACKEND with one of triton, numba"),
@@ -179,7 +287,7 @@ def test_what_a_user_got_wrong_is_one_line(arguments, said, capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("kind", ["op", "layer", "model", "scaling"])
+@pytest.mark.parametrize("kind", ["op", "layer", "model", "scaling", "memory"])
 def test_a_gpu_that_is_not_there(kind, capsys):
     assert main(["bench", kind, "--device", "cuda"]) == 2
     assert "device must be there, got 'cuda', and torch finds no GPU" in capsys.readouterr().err

@@ -6,9 +6,9 @@ import torch
 from timm.layers.halo_attn import HaloAttn
 from torch.nn import functional as F
 
-from benchmarks.timm_halo import halo_attention_like, in_our_layout
 from halonet.layers import HaloAttention
 from tests.layers.direct import direct_attention
+from tests.layers.timm_halo import halo_attention_like, in_our_layout
 
 BACKENDS = ["reference", "sdpa"]
 POSITIONS = ["split", "full", "absolute", "none"]

@@ -3,7 +3,7 @@
 The rates are measured where torch can (a large matrix product, a large copy) and counted where it cannot: 16
 exponentials a clock and multiprocessor of an NVIDIA GPU; on a CPU those of its kernels in the first-level cache. A
 backward pass makes the logits again and has four products beside: 2.5 times the products of a forward pass, and as many
-exponentials again (NOTES.md of the op).
+exponentials again (NOTES.md of the op). A layer's projections come on top.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ def work_of(shape: OpShape, batch: int, mode: str, itemsize: int) -> Work:
     if mode == "forward":
         return Work(products + position, queries * keys, moved)
     return Work(3.5 * products + 4 * position, 2 * queries * keys, 3 * moved)
+
+
+def layer_seconds(shape: OpShape, batch: int, mode: str, itemsize: int, rates: Rates) -> float:
+    """The least time of a whole layer: the op's, and that of its projections' products."""
+    queries = -(-shape.height // shape.stride) * -(-shape.width // shape.stride) * shape.key_dim
+    keys = shape.height * shape.width * (shape.key_dim + shape.value_dim)
+    channels = shape.num_heads * shape.key_dim
+    projections = 2 * batch * channels * shape.num_heads * (queries + keys)
+    times = 1 if mode == "forward" else 3
+    return work_of(shape, batch, mode, itemsize).seconds(rates) + times * projections / rates.flops
 
 
 def _mean_keys(size: int, block: int, halo: int) -> float:

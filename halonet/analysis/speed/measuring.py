@@ -65,18 +65,6 @@ def wait_for(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(call: Callable[[], object], device: torch.device | str) -> float | None:
-    """MiB of a GPU's memory that a call needs at most beside what was there before; None on a CPU."""
-    if torch.device(device).type != "cuda":
-        return None
-    wait_for(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    wait_for(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-
-
 def compare(times: Mapping[str, list[float]], with_: str) -> dict[str, dict[str, Any]]:
     """Median and spread of each, and the median of its ratios to `with_` within a round (above 1: faster)."""
     return {

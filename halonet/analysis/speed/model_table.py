@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import timm
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, peak_memory, print_setting
+from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, print_setting
+from halonet.analysis.speed.memory import memory_meter
 from halonet.layers import HaloAttention
 from halonet.ops.local_attention.backends import BACKENDS
 
@@ -39,18 +41,16 @@ def model_table(
     """
     on = device_of(device)
     for name in names:
-        _parts(name)
+        parts_of(name)
     told = {"compiled": str(compiled), "channels_last": str(channels_last)}
     setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
     print_setting(setting)
     report: dict[str, Any] = {"setting": setting}
+    make = partial(_call, batch=batch, dtype=dtype, device=on, compiled=compiled, last=channels_last)
     for mode in MODES:
-        calls: dict[str, Callable[[], object]] = {}
-        peaks = {}
-        for name in names:
-            calls[name] = _call(name, mode, batch=batch, dtype=dtype, device=on, compiled=compiled, last=channels_last)
-            calls[name]()
-            peaks[name] = peak_memory(calls[name], on)
+        with memory_meter(on) as meter:
+            peaks = {name: meter(partial(make, name, mode)) for name in names}
+        calls = {name: make(name, mode) for name in names}
         report[mode] = compare(interleaved_times(calls, rounds, on), names[0])
         for name, row in report[mode].items():
             row |= {"images_per_second": batch / row["median_ms"] * 1e3, "peak_mib": peaks[name]}
@@ -97,7 +97,7 @@ def _call(
     return step
 
 
-def _parts(name: str) -> tuple[str, int | None, str]:
+def parts_of(name: str) -> tuple[str, int | None, str]:
     """The model's own name, the side of its image if one is asked for, and the backend or "".
 
     Raises:
@@ -116,7 +116,7 @@ def _parts(name: str) -> tuple[str, int | None, str]:
 
 def _model(name: str) -> tuple[nn.Module, tuple[int, int]]:
     """A model of timm's registry and the image it is meant for, or the one that its name asks for."""
-    plain, pixels, backend = _parts(name)
+    plain, pixels, backend = parts_of(name)
     torch.manual_seed(0)
     model = timm.create_model(plain)
     if backend:

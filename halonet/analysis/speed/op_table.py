@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from halonet.analysis.speed.floor import Rates, measure_rates, work_of
-from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, peak_memory, print_setting
+from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, print_setting
+from halonet.analysis.speed.memory import Meter, memory_meter
 from halonet.analysis.speed.peers import PEERS, Peer, ours
+from halonet.analysis.speed.rows import MODES, geometric_means, print_means, print_rows
 from halonet.analysis.speed.shapes import OpShape, stages_of
 
-MODES = ("forward", "forward+backward")
 # Of the largest value: what two ways of adding up the same numbers may differ by.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 Report = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What all measurements of a table share."""
+
+    batch: int
+    dtype: torch.dtype
+    device: torch.device
+    rounds: int
+    rates: Rates
+    meter: Meter
 
 
 def op_table(
@@ -32,23 +46,23 @@ def op_table(
         ValueError: a peer that there is not, or a device that is not there.
         SystemExit: a peer computes something else; nothing of it is timed.
     """
-    chosen, on = _peers(peers), device_of(device)
+    chosen, on = chosen_peers(peers), device_of(device)
     setting = describe(device=on, dtype=_name(dtype), batch=batch, rounds=rounds)
     print_setting(setting)
     rates = measure_rates(on, dtype)
     print(f"rates: {rates}", *(f"{name}: {peer.what}" for name, peer in chosen.items()), sep="\n")
     entries = []
-    for shape in shapes:
-        print(f"\n{shape}")
-        entry: Report = {"shape": asdict(shape)}
-        for mode in MODES:
-            entry[mode] = _measure(shape, mode, chosen, batch=batch, dtype=dtype, device=on, rounds=rounds, rates=rates)
-            _print_rows(mode, entry[mode])
-        entries.append(entry)
-    means = geometric_means(entries, chosen)
-    for mode, names in means.items():
-        told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in names.items())
-        print(f"\ngeometric mean of times as fast as {peers[0]}, {mode}: {told}")
+    with memory_meter(on) as meter:
+        measuring = Measuring(batch, dtype, on, rounds, rates, meter)
+        for shape in shapes:
+            print(f"\n{shape}")
+            entry: Report = {"shape": asdict(shape)}
+            for mode in MODES:
+                entry[mode] = _measure(shape, mode, chosen, measuring)
+                print_rows(mode, entry[mode])
+            entries.append(entry)
+    means = geometric_means(entries, peers)
+    print_means(means, peers[0])
     return {"setting": setting, "rates": asdict(rates), "entries": entries, "geometric_mean": means}
 
 
@@ -72,18 +86,9 @@ def scaling_table(
     return report
 
 
-def _measure(
-    shape: OpShape,
-    mode: str,
-    peers: Mapping[str, Peer],
-    *,
-    batch: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    rounds: int,
-    rates: Rates,
-) -> Report:
+def _measure(shape: OpShape, mode: str, peers: Mapping[str, Peer], measuring: Measuring) -> Report:
     """Rows of the peers that take part, and the reasons of those that do not."""
+    batch, dtype, device = measuring.batch, measuring.dtype, measuring.device
     rows: Report = {}
     calls: dict[str, Callable[[], object]] = {}
     tensors = shape.tensors(batch, dtype, device)
@@ -95,20 +100,26 @@ def _measure(
         try:
             if peer.same:
                 check(name, peer, shape, mode, dtype=dtype, device=device)
-            call = _call(peer, shape, tensors, mode)
-            peak = peak_memory(call, device)
+            peak = measuring.meter(partial(call_of, name, shape, mode, batch, dtype, device))
         except torch.OutOfMemoryError:
             rows[name] = {"refused": "out of memory"}
             continue
-        calls[name] = call
+        calls[name] = _call(peer, shape, tensors, mode)
         rows[name] = {"peak_mib": peak}
     if not calls:
         return rows
-    floor = work_of(shape, batch, mode, tensors["query"].element_size()).seconds(rates) * 1e3
+    floor = work_of(shape, batch, mode, tensors["query"].element_size()).seconds(measuring.rates) * 1e3
     first = next(iter(calls))
-    for name, row in compare(interleaved_times(calls, rounds, device), first).items():
+    for name, row in compare(interleaved_times(calls, measuring.rounds, device), first).items():
         rows[name] |= row | {"of_floor": row["median_ms"] / floor}
     return rows
+
+
+def call_of(
+    name: str, shape: OpShape, mode: str, batch: int, dtype: torch.dtype, device: torch.device
+) -> Callable[[], object]:
+    """A call of a peer on tensors of its own."""
+    return _call(PEERS[name], shape, shape.tensors(batch, dtype, device), mode)
 
 
 def _call(peer: Peer, shape: OpShape, tensors: Mapping[str, Tensor], mode: str) -> Callable[[], object]:
@@ -157,33 +168,12 @@ def _results(peer: Peer, shape: OpShape, tensors: Mapping[str, Tensor], mode: st
     return [output.detach(), *torch.autograd.grad(output, list(tensors.values()), weights)]
 
 
-def _print_rows(mode: str, rows: Report) -> None:
-    for name, row in rows.items():
-        if "refused" in row:
-            print(f"  {mode:17} {name:10} not timed: {row['refused']}")
-            continue
-        spread = f"{row['fastest_ms']:.3f} to {row['slowest_ms']:.3f}"
-        memory = "" if row["peak_mib"] is None else f"{row['peak_mib']:8.1f} MiB"
-        print(
-            f"  {mode:17} {name:10} {row['median_ms']:9.3f} ms {spread:>22} {row['times_as_fast']:7.2f} times as fast, "
-            f"{row['of_floor']:6.1f} x floor {memory}",
-            flush=True,
-        )
+def chosen_peers(names: Sequence[str]) -> dict[str, Peer]:
+    """The peers of those names.
 
-
-def geometric_means(entries: Sequence[Report], peers: Iterable[str]) -> dict[str, dict[str, float]]:
-    """Over the shapes at which a peer took part in every one."""
-    means: dict[str, dict[str, float]] = {}
-    for mode in MODES:
-        means[mode] = {}
-        for name in peers:
-            ratios = [entry[mode][name].get("times_as_fast") for entry in entries]
-            if ratios and all(ratios):
-                means[mode][name] = math.exp(sum(map(math.log, ratios)) / len(ratios))
-    return means
-
-
-def _peers(names: Sequence[str]) -> dict[str, Peer]:
+    Raises:
+        ValueError: a name that there is not.
+    """
     for name in names:
         if name not in PEERS:
             raise ValueError(f"peers must be among {', '.join(PEERS)}, got {name!r}")

@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from halonet.analysis.plots import save_figure, start_figure
-from halonet.analysis.speed import model_table, op_table
+from halonet.analysis.speed import model_table, rows
 
 COLOURS = ("#2a6f97", "#e07a2f", "#3a7d44", "#8a8f98", "#c1272d", "#6d4c9f", "#b8860b")
 
 
 def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
     """Writes the PNG of a report of `halonet bench` KIND."""
-    modes = model_table.MODES if kind == "model" else op_table.MODES
+    modes = model_table.MODES if kind == "model" else rows.MODES
+    setting = report["setting"]
     figure, axes = start_figure(1, 2, size=(13.0, 4.6))
     for axis, mode in zip(axes[0], modes, strict=True):
         if kind == "scaling":
             _plot_scaling(axis, report["entries"], mode)
+        elif kind == "memory":
+            fitting = [(name, {"": row}) for name, row in report[mode].items() if row.get("side")]
+            plot_bars(axis, fitting, "side")
+            axis.set_ylabel(f"largest side within {setting['limit']}, pixels")
         elif kind in ("op", "layer"):
-            _plot_bars(axis, [(entry["shape"]["label"], entry[mode]) for entry in report["entries"]], "median_ms")
+            plot_bars(axis, [(entry["shape"]["label"], entry[mode]) for entry in report["entries"]], "median_ms")
             axis.set_ylabel("ms a call")
             axis.set_yscale("log")
         else:
-            _plot_bars(axis, [(name, {"": row}) for name, row in report[mode].items()], "images_per_second")
+            plot_bars(axis, [(name, {"": row}) for name, row in report[mode].items()], "images_per_second")
             axis.set_ylabel("images a second")
         axis.set_title(mode)
-    setting = report["setting"]
     figure.suptitle(f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}", fontsize=9)
     save_figure(figure, path)
 
 
-def _plot_bars(axis: Any, groups: list[tuple[str, dict[str, Any]]], figure_of: str) -> None:
+def plot_bars(axis: Any, groups: Sequence[tuple[str, Mapping[str, Any]]], figure_of: str) -> None:
+    """Groups of bars, (label, rows by name), of the figure of that name; rows without it have no bar."""
     names = list(dict.fromkeys(name for _, rows in groups for name, row in rows.items() if figure_of in row))
     width = 0.8 / max(1, len(names))
     for index, name in enumerate(names):

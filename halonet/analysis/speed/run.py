@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from halonet.analysis.speed.layer_table import LAYERS, layer_table
 from halonet.analysis.speed.measuring import write_report
+from halonet.analysis.speed.memory_table import memory_table
 from halonet.analysis.speed.model_table import model_table
 from halonet.analysis.speed.op_table import op_table, scaling_table
 from halonet.analysis.speed.shapes import stages_of
@@ -30,6 +32,7 @@ def run(
     device: str | None,
     dtype: str | None,
     threads: int | None,
+    limit: float | None,
     compile: bool,
     json: Path | None,
     png: Path | None,
@@ -44,7 +47,7 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     torch._dynamo.config.recompile_limit = 1024  # beyond it, further shapes would silently run uncompiled
-    common = {"batch": batch, "dtype": numbers, "device": device, "rounds": rounds}
+    common: dict[str, Any] = {"batch": batch, "dtype": numbers, "device": device, "rounds": rounds}
     if kind in ("op", "layer"):
         names = models or OP_MODELS
         for name in names:
@@ -55,6 +58,9 @@ def run(
         report = table(shapes, peers=peers or default, **common)
     elif kind == "scaling":
         report = scaling_table(sides, peers=peers or OP_PEERS, **common)
+    elif kind == "memory":
+        del common["rounds"]
+        report = memory_table(peers=peers or OP_PEERS, limit_gib=limit, **common)
     else:
         report = model_table(models or MODELS, compiled=compile, **common)
     write_report(report, json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,22 +31,23 @@ class OpShape:
         heads = f"{self.num_heads} heads of {self.key_dim}/{self.value_dim}"
         return f"{self.label}: {self.height} x {self.width}, {heads}, b {block}, h {halo}, s {self.stride}"
 
-    def tensors(self, batch: int, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
-        """Query, key, value and both position tables, random, with gradients."""
-        generator = torch.Generator().manual_seed(0)
+    def sizes(self, batch: int) -> dict[str, tuple[int, ...]]:
+        """Of query, key, value and both position tables."""
         queries = (-(-self.height // self.stride), -(-self.width // self.stride))
         rows = [2 * (block + halo) - 1 for block, halo in zip(self.block_size, self.halo_size, strict=True)]
-        sizes = {
+        return {
             "query": (batch, *queries, self.num_heads, self.key_dim),
             "key": (batch, self.height, self.width, self.num_heads, self.key_dim),
             "value": (batch, self.height, self.width, self.num_heads, self.value_dim),
             "height_table": (rows[0], self.key_dim),
             "width_table": (rows[1], self.key_dim),
         }
-        return {
-            name: torch.randn(size, generator=generator).to(device=device, dtype=dtype).requires_grad_()
-            for name, size in sizes.items()
-        }
+
+    def tensors(self, batch: int, dtype: torch.dtype, device: torch.device | str) -> dict[str, Tensor]:
+        """Tensors of those sizes, random, with gradients."""
+        options: dict[str, Any] = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+        sizes = self.sizes(batch).items()
+        return {name: torch.randn(size, dtype=dtype, **options).requires_grad_() for name, size in sizes}
 
 
 def stages_of(name: str) -> list[OpShape]:
