@@ -1,6 +1,5 @@
 """timm's HaloAttn and ours with the same weights.
 
-
 Two layouts differ. timm's key-value convolution goes head by head, [k_0, v_0, k_1, v_1, ...]; ours holds
 all keys, then all values. timm's tables have 2 * (block + 2 * halo) - 1 rows, of which no offset reaches the first
 2 * halo; ours leave them out.

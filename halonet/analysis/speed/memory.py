@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,8 +38,6 @@ def memory_meter(device: torch.device) -> Iterator[Meter]:
     else:
         with multiprocessing.get_context("spawn").Pool(1, _start, (torch.get_num_threads(),)) as pool:
             yield lambda make: pool.apply(_peak_of_process, (make,))
-            pool.close()
-            pool.join()  # it ends of itself, and with it the processes in which torch compiled for it
 
 
 def _peak_on_gpu(call: Call, device: torch.device) -> float:
@@ -52,6 +51,7 @@ def _peak_on_gpu(call: Call, device: torch.device) -> float:
 
 
 def _start(threads: int) -> None:
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # a pool of its own would outlive this process
     torch.set_num_threads(threads)
     torch._dynamo.config.recompile_limit = 1024
     library = ctypes.CDLL(None)

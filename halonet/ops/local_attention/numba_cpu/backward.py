@@ -101,12 +101,12 @@ def _entry(sources):
     """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
-    def backward(maps, norm, totals, tables, numbers, scale, threads):
+    def backward(maps, kind, norm, totals, tables, numbers, scale, threads):
         """All gradients.
 
         maps: query, key, value, extra key, extra value, output and its gradient, and where the gradients of the first
-        five go, as rows of `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. norm:
-        as the forward pass left it. totals: the arrays of `Totals`. The others as for `forward`.
+        five go, as rows of `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. kind:
+        `Map`'s. norm: as the forward pass left it. totals: the arrays of `Totals`. The others as for `forward`.
         """
         _ = sources
         slices = numbers[0] * numbers[3]
@@ -116,7 +116,7 @@ def _entry(sources):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
             sums = Totals(table_rows, table_gradients, bias_gradients, extra_gradients)
             first, end = slices * share // threads, slices * (share + 1) // threads
-            backward_slices(maps, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
+            backward_slices(maps, kind, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
 
     return backward
 
@@ -125,10 +125,10 @@ backward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def backward_slices(maps, norm, totals, tables, sizes, scale, first, end):
+def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
     """Gradients of the slices (image, head) `first` to `end`."""
-    key, value = unpack_map(maps, 1), unpack_map(maps, 2)
-    extra_key, extra_value = unpack_map(maps, 3), unpack_map(maps, 4)
+    key, value = unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
+    extra_key, extra_value = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind)
     scratch = make_scratch(sizes, tables.row_t)
     gradients = make_gradients(sizes, scratch)
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
@@ -145,25 +145,25 @@ def backward_slices(maps, norm, totals, tables, sizes, scale, first, end):
             gradients.value[:] = zero
             for begin in range(0, sizes.queries[0] * sizes.queries[1], CHUNK):
                 chunk = begin, count, part
-                add_chunk(maps, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients)
+                add_chunk(maps, kind, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients)
             channels, values = sizes.channels, sizes.value_channels
-            add_keys(unpack_map(maps, 8), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
-            add_keys(unpack_map(maps, 9), sizes, place, own, gradients.value, values, scratch.pixel, one)
-            add_extra(unpack_map(maps, 10), sizes, place, own, gradients.key, channels, scale)
-            add_extra(unpack_map(maps, 11), sizes, place, own, gradients.value, values, one)
+            add_keys(unpack_map(maps, 8, kind), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
+            add_keys(unpack_map(maps, 9, kind), sizes, place, own, gradients.value, values, scratch.pixel, one)
+            add_extra(unpack_map(maps, 10, kind), sizes, place, own, gradients.key, channels, scale)
+            add_extra(unpack_map(maps, 11, kind), sizes, place, own, gradients.value, values, one)
         if sizes.has_bias:
             to_bias(sizes, part, totals.bias_gradients, gradients)
 
 
 @njit(nogil=True)
-def add_chunk(maps, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients):
+def add_chunk(maps, kind, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients):
     """Adds what the queries of a block from number `begin` on contribute."""
     begin, count, part = chunk
     image, head, block_row, block_column = place
     rows, columns = sides(sizes)
     length, position_length = padded(sizes.channels), padded(rows) + padded(columns)
-    load_queries(unpack_map(maps, 0), tables, sizes, image, head, block_row, block_column, begin, scratch)
-    load_given(unpack_map(maps, 5), unpack_map(maps, 6), norm, sizes, place, begin, scratch, gradients)
+    load_queries(unpack_map(maps, 0, kind), tables, sizes, image, head, block_row, block_column, begin, scratch)
+    load_given(unpack_map(maps, 5, kind), unpack_map(maps, 6, kind), norm, sizes, place, begin, scratch, gradients)
     make_scores(count, begin, head, tables, sizes, scratch)
     make_weights(count, scratch, gradients)
     score_gradients(count, sizes, scratch, gradients)
@@ -182,7 +182,7 @@ def add_chunk(maps, norm, totals, tables, sizes, place, chunk, has_border, scrat
     for g in range(sizes.extra):
         for lane in range(CHUNK):
             totals.extra_gradients[part * sizes.extra + g] += gradients.scores[(count - sizes.extra + g) * CHUNK + lane]
-    write_rows(unpack_map(maps, 7), sizes, place, begin, gradients.query, sizes.channels)
+    write_rows(unpack_map(maps, 7, kind), sizes, place, begin, gradients.query, sizes.channels)
 
 
 @njit(nogil=True)

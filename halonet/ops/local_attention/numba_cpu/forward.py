@@ -33,10 +33,10 @@ def _entry(sources):
     """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
-    def forward(maps, norm, tables, numbers, scale, threads):
+    def forward(maps, kind, norm, tables, numbers, scale, threads):
         """Attention.
 
-        maps: query, key, value, extra key, extra value and output as rows of `Map`'s numbers. norm: flat
+        maps: query, key, value, extra key, extra value and output as rows of `Map`'s numbers. kind: `Map`'s. norm: flat
         (B, Hq, Wq, N, 2), of each query the largest logit and one over the sum of exponentials, or empty where it is
         not wanted. tables: `Tables`' arrays. numbers: `Sizes`. scale: of keys.
         """
@@ -46,7 +46,7 @@ def _entry(sources):
         for share in prange(threads):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
             first, end = units * share // threads, units * (share + 1) // threads
-            forward_units(maps, norm, whole, unpack_sizes(numbers), scale, first, end)
+            forward_units(maps, kind, norm, whole, unpack_sizes(numbers), scale, first, end)
 
     return forward
 
@@ -55,10 +55,10 @@ forward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def forward_units(maps, norm, tables, sizes, scale, first, end):
+def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
     """Attention of the units (image, block row, block column, head) `first` to `end`."""
-    query, key, value = unpack_map(maps, 0), unpack_map(maps, 1), unpack_map(maps, 2)
-    extra_key, extra_value, output = unpack_map(maps, 3), unpack_map(maps, 4), unpack_map(maps, 5)
+    query, key, value = unpack_map(maps, 0, kind), unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
+    extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
     scratch = make_scratch(sizes, tables.row_t)
     zero = scratch.key.dtype.type(0)
     down, across = sizes.blocks

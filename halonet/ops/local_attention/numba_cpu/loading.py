@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
@@ -21,15 +22,36 @@ from halonet.ops.local_attention.numba_cpu.vectors import (
 )
 
 
+def load_numbers(kind, address, index, count, zero):
+    """`load_part`, or `load_bfloat16` for maps of that `kind`; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(load_numbers, inline="always")
+def _load_numbers(kind, address, index, count, zero):
+    if kind.dtype == types.uint16:
+        return lambda kind, address, index, count, zero: load_bfloat16(address, index, count, zero)
+    return lambda kind, address, index, count, zero: load_part(address, index, count, zero)
+
+
+def store_numbers(kind, address, index, count, vector):
+    """`store_part`, or `store_bfloat16` for maps of that `kind`; in kernels only."""
+    raise NotImplementedError
+
+
+@overload(store_numbers, inline="always")
+def _store_numbers(kind, address, index, count, vector):
+    if kind.dtype == types.uint16:
+        return lambda kind, address, index, count, vector: store_bfloat16(address, index, count, vector)
+    return lambda kind, address, index, count, vector: store_part(address, index, count, vector)
+
+
 @njit(nogil=True)
 def copy_row(map_, begin, channels, target, place, factor):
     """Copies the channels of a pixel, times a factor, to a zero-padded row."""
     zero = factor - factor
     for d in range(0, channels, LANES):
-        if map_.half:
-            numbers = load_bfloat16(map_.address, begin + d, channels - d, zero)
-        else:
-            numbers = load_part(map_.address, begin + d, channels - d, zero)
+        numbers = load_numbers(map_.kind, map_.address, begin + d, channels - d, zero)
         store(target, place + d, multiply(numbers, splat(factor)))
 
 
@@ -154,8 +176,4 @@ def write_rows(target, sizes, place, begin, rows, channels):
             continue
         start = image * target.image + row * target.row + column * target.column + head * target.head
         for d in range(0, channels, LANES):
-            numbers = load(rows, lane * length + d)
-            if target.half:
-                store_bfloat16(target.address, start + d, channels - d, numbers)
-            else:
-                store_part(target.address, start + d, channels - d, numbers)
+            store_numbers(target.kind, target.address, start + d, channels - d, load(rows, lane * length + d))

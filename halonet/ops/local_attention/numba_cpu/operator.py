@@ -63,7 +63,7 @@ def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     query, value = given.maps[0], given.maps[2]
     output = query.new_empty((*query.shape[:4], value.shape[4]))
     norm = query.new_empty((*query.shape[:4], 2 * for_backward), dtype=custom_operator.working_dtype(query.dtype))
-    arguments = _addresses(*given.maps, output), norm.flatten().numpy()
+    arguments = _addresses(*given.maps, output), given.kind, norm.flatten().numpy()
     _launch(forward, *arguments, given.tables, given.sizes, given.scale)
     return output, norm
 
@@ -85,6 +85,7 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     _launch(
         backward,
         _addresses(*given.maps, *produced, *targets),
+        given.kind,
         *_flat(norm),
         _flat(rows, tables, bias, extra),
         given.tables,
@@ -121,12 +122,14 @@ def _launch(kernel: Callable[..., None], *arguments: Any) -> None:
 
 @dataclass(frozen=True)
 class _Given:
-    """What both passes read: the maps query, key, value, extra key and extra value; `Tables`, `Sizes` and the scale.
+    """What both passes read: the maps query, key, value, extra key and extra value, and `Map`'s kind; `Tables`, `Sizes`
+    and the scale.
 
     Extra keys are maps of one row; of those a call has not, there are none.
     """
 
     maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+    kind: Array
     tables: tuple[Array, ...]
     sizes: Array
     scale: np.floating[Any]
@@ -149,7 +152,8 @@ class _Given:
             *_flat(extra_bias.detach().to(dtype)),
         )
         maps = query, key, value, extra_key, extra_value
-        return cls(maps, arrays, _sizes(call, extra_key.shape[1]), arrays[0].dtype.type(call.scale))
+        kind = np.zeros(0, np.uint16 if query.dtype == torch.bfloat16 else arrays[0].dtype)
+        return cls(maps, kind, arrays, _sizes(call, extra_key.shape[1]), arrays[0].dtype.type(call.scale))
 
 
 def _prepared(map_: Tensor) -> Tensor:
@@ -165,11 +169,9 @@ def _flat(*tensors: Tensor) -> tuple[Array, ...]:
 
 
 def _addresses(*maps: Tensor) -> Array:
-    """The kernels' `Map`s: (maps, 6)."""
+    """Address and strides of maps, as the kernels' `Map` has them: (maps, 5)."""
     strides = ((s[0], 0, s[1], s[2]) if len(s) == 4 else s[:4] for s in (map_.stride() for map_ in maps))
-    half = (map_.dtype == torch.bfloat16 for map_ in maps)
-    rows = [(map_.data_ptr(), *s, h) for map_, s, h in zip(maps, strides, half, strict=True)]
-    return np.array(rows, dtype=np.int64)
+    return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64)
 
 
 def _sizes(call: Call, extra: int) -> Array:

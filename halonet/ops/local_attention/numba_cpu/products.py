@@ -44,16 +44,19 @@ def make_scores(count, begin, head, tables, sizes, scratch):
     place, scores = scratch.place, scratch.scores
     length, channels = padded(sizes.channels), sizes.channels
     most_0 = most_1 = splat(scores.dtype.type(HIDDEN))
-    zero = splat(scores.dtype.type(0))
     t = 0
     while t + 4 <= count:
+        a0, a1 = _column_logits(position_t, place[3 * t + 1])
+        b0, b1 = _column_logits(position_t, place[3 * t + 4])
+        c0, c1 = _column_logits(position_t, place[3 * t + 7])
+        d0, d1 = _column_logits(position_t, place[3 * t + 10])
         a0, a1, b0, b1, c0, c1, d0, d1 = _multiply_4(
-            keys, t * length, length, queries_t, channels, zero, zero, zero, zero, zero, zero, zero, zero
+            keys, t * length, length, queries_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
         )
-        a0, a1 = _with_position(a0, a1, position_t, place[3 * t], place[3 * t + 1])
-        b0, b1 = _with_position(b0, b1, position_t, place[3 * t + 3], place[3 * t + 4])
-        c0, c1 = _with_position(c0, c1, position_t, place[3 * t + 6], place[3 * t + 7])
-        d0, d1 = _with_position(d0, d1, position_t, place[3 * t + 9], place[3 * t + 10])
+        a0, a1 = _with_row(a0, a1, position_t, place[3 * t])
+        b0, b1 = _with_row(b0, b1, position_t, place[3 * t + 3])
+        c0, c1 = _with_row(c0, c1, position_t, place[3 * t + 6])
+        d0, d1 = _with_row(d0, d1, position_t, place[3 * t + 9])
         if sizes.has_bias:
             a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
             b0, b1 = _with_bias(b0, b1, place[3 * t + 5], begin, head, tables, sizes)
@@ -64,11 +67,11 @@ def make_scores(count, begin, head, tables, sizes, scratch):
         most_1 = maximum(most_1, maximum(maximum(a1, b1), maximum(c1, d1)))
         t += 4
     while t < count:
-        a0 = a1 = zero
+        a0, a1 = _column_logits(position_t, place[3 * t + 1])
         for d in range(channels):
             k = splat_at(keys, t * length + d)
             a0, a1 = fma(k, load(queries_t, d * CHUNK), a0), fma(k, load(queries_t, d * CHUNK + LANES), a1)
-        a0, a1 = _with_position(a0, a1, position_t, place[3 * t], place[3 * t + 1])
+        a0, a1 = _with_row(a0, a1, position_t, place[3 * t])
         if sizes.has_bias:
             a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
         store(scores, t * CHUNK, a0)
@@ -103,10 +106,14 @@ def _with_bias(first, second, place, begin, head, tables, sizes):
 
 
 @njit(inline="always")
-def _with_position(first, second, position_t, row, column):
-    """Added last: a sum that began with the larger position logits would be rounded once a channel at their size."""
-    position = add(load(position_t, row), load(position_t, column))
-    return add(first, position), add(second, add(load(position_t, row + LANES), load(position_t, column + LANES)))
+def _column_logits(position_t, column):
+    """What the sums begin with. Not with both position logits: they are rounded once a channel at that size."""
+    return load(position_t, column), load(position_t, column + LANES)
+
+
+@njit(inline="always")
+def _with_row(first, second, position_t, row):
+    return add(first, load(position_t, row)), add(second, load(position_t, row + LANES))
 
 
 @njit(inline="always")
