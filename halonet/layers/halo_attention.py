@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from halonet.layers.pointwise import Pointwise
-from halonet.ops import local_attention, resize_table, split_tables
-from halonet.ops.local_attention.backends import BACKENDS
-from halonet.ops.local_attention.checks import BORDERS, pair
-
-POSITIONS = ("split", "full", "absolute", "none")
-DOWNSAMPLES = ("query", "pool")
+from halonet.layers.attention_layer import AttentionLayer
+from halonet.ops import resize_table
+from halonet.ops.local_attention.checks import pair
 
 
-class HaloAttention(nn.Module):
+class HaloAttention(AttentionLayer):
     """Blocked local self-attention with haloing: (B, C, H, W) -> (B, C * r_v, ceil(H/stride), ceil(W/stride)).
 
     Projections W_Q (on the strided pixels), W_K and W_V without bias and without output projection, and one call of
@@ -46,9 +40,6 @@ class HaloAttention(nn.Module):
             divide, an even window, an unknown option, or absolute tables without feat_size.
     """
 
-    height_table: nn.Parameter | None
-    width_table: nn.Parameter | None
-
     def __init__(
         self,
         dim: int,
@@ -68,39 +59,25 @@ class HaloAttention(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        _check_choice("relative", relative, POSITIONS)
-        _check_choice("downsample", downsample, DOWNSAMPLES)
-        _check_choice("border", border, BORDERS)
-        _check_choice("backend", backend, ("auto", *BACKENDS))
-        _check_positive("dim", dim)
-        _check_positive("num_heads", num_heads)
-        _check_positive("stride", stride)
-        if window is not None and (not isinstance(window, int) or window < 1 or window % 2 == 0):
-            raise ValueError(f"window must be an odd positive int or None, got {window!r}")
-        self.dim = dim
-        self.dim_qk = _head_multiple("query_key_multiplier", dim, query_key_multiplier, num_heads)
-        self.dim_out = _head_multiple("value_multiplier", dim, value_multiplier, num_heads)
-        self.num_heads = num_heads
+        super().__init__(
+            dim,
+            num_heads=num_heads,
+            stride=stride,
+            downsample=downsample,
+            value_multiplier=value_multiplier,
+            query_key_multiplier=query_key_multiplier,
+            relative=relative,
+            border=border,
+            backend=backend,
+            window=window,
+            device=device,
+            dtype=dtype,
+        )
         self.block_size = pair("block_size", block_size, minimum=1)
         self.halo_size = pair("halo_size", halo_size, minimum=0)
-        self.stride = stride
-        self.query_stride = stride if downsample == "query" else 1
         if any(side % self.query_stride for side in self.block_size):
             raise ValueError(f"block_size must be a multiple of stride={stride}, got {block_size!r}")
-        self.window = window
-        self.relative = relative
-        self.border = border
-        self.backend = backend
-
-        options = {"device": device, "dtype": dtype}
-        self.query = Pointwise(dim, self.dim_qk, 1, stride=self.query_stride, bias=False, **options)  # type: ignore[arg-type]
-        self.key_value = Pointwise(dim, self.dim_qk + self.dim_out, 1, bias=False, **options)  # type: ignore[arg-type]
-        for axis, (length, channels) in zip(("height", "width"), self._table_shapes(feat_size), strict=True):
-            table = None if relative == "none" else nn.Parameter(torch.empty(length, channels, **options))  # type: ignore[arg-type]
-            self.register_parameter(f"{axis}_table", table)
-        pool = downsample == "pool" and stride > 1
-        self.pool = nn.AvgPool2d(stride, ceil_mode=True, count_include_pad=False) if pool else nn.Identity()
+        self.make_tables(*self._table_shapes(feat_size), device=device, dtype=dtype)
         self.reset_parameters()
 
     def _table_shapes(self, feat_size: tuple[int, int] | None) -> list[tuple[int, int]]:
@@ -115,56 +92,18 @@ class HaloAttention(nn.Module):
         lengths = [2 * (block + halo) - 1 for block, halo in zip(self.block_size, self.halo_size, strict=True)]
         return list(zip(lengths, halves if self.relative == "split" else [channels, channels], strict=True))
 
-    def reset_parameters(self) -> None:
-        """Truncated normal: projections with the input's fan-in, tables with the head's channels."""
-        nn.init.trunc_normal_(self.query.weight, std=self.dim**-0.5)
-        nn.init.trunc_normal_(self.key_value.weight, std=self.dim**-0.5)
-        for table in (self.height_table, self.width_table):
-            if table is not None:
-                std = 0.02 if self.relative == "absolute" else (self.dim_qk // self.num_heads) ** -0.5
-                nn.init.trunc_normal_(table, std=std)
+    @property
+    def table_std(self) -> float:
+        """As of a key's channel; small for absolute tables, which are added to normalized maps."""
+        return 0.02 if self.relative == "absolute" else super().table_std
+
+    def blocks_of(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Block and halo: the layer's own, for a map of any size."""
+        return self.block_size, self.halo_size
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of a map: (B, C, H, W) -> (B, Hq, Wq, N, Dk), (B, H, W, N, Dk), (B, H, W, N, Dv)."""
-        if self.relative == "absolute":
-            x = self._add_absolute_position(x)
-        # The op reads whole pixels: with channels last in memory neither it nor the projections copy them about.
-        x = x.contiguous(memory_format=torch.channels_last)
-        query = self._split_heads(self.query(x))
-        key_value = self.key_value(x)
-        key, value = key_value.split([self.dim_qk, self.dim_out], dim=1)
-        return query, self._split_heads(key), self._split_heads(value)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The layer's attention on projected maps: (B, Hq, Wq, N, Dv), for values of any Dv."""
-        return local_attention(
-            query,
-            key,
-            value,
-            block_size=self.block_size,
-            halo_size=self.halo_size,
-            stride=self.query_stride,
-            border=self.border,
-            window=self.window,
-            relative=self._relative_tables(),
-            scale_relative=True,
-            backend=self.backend,
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C * r_v, ceil(H/stride), ceil(W/stride))."""
-        output = self.attend(*self.project(x))
-        return self.pool(output.flatten(3).permute(0, 3, 1, 2))
-
-    def _split_heads(self, map_: Tensor) -> Tensor:
-        """(B, N*D, H, W) -> (B, H, W, N, D), without a copy."""
-        return map_.unflatten(1, (self.num_heads, -1)).permute(0, 3, 4, 1, 2)
-
-    def _relative_tables(self) -> tuple[Tensor, Tensor] | None:
-        height, width = self.height_table, self.width_table
-        if height is None or width is None or self.relative == "absolute":
-            return None
-        return split_tables(height, width) if self.relative == "split" else (height, width)
+        return super().project(self._add_absolute_position(x) if self.relative == "absolute" else x)
 
     def _add_absolute_position(self, x: Tensor) -> Tensor:
         """The map plus the factorized embedding of its size."""
@@ -182,23 +121,3 @@ class HaloAttention(nn.Module):
             f"{self.dim}, {self.dim_out}, num_heads={self.num_heads}, block_size={self.block_size}, "
             f"halo_size={self.halo_size}, stride={self.stride}, relative={self.relative!r}{window}"
         )
-
-
-def _head_multiple(name: str, dim: int, multiplier: float, num_heads: int) -> int:
-    """dim * multiplier as channels that the heads divide."""
-    channels = dim * multiplier
-    if not math.isclose(channels, round(channels), abs_tol=1e-6) or round(channels) % num_heads or channels < num_heads:
-        raise ValueError(
-            f"{name} * dim must be a multiple of num_heads={num_heads}, got {multiplier} * {dim} = {channels:g}"
-        )
-    return round(channels)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
