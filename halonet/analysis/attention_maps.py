@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from halonet.analysis.cost import attention_axes
 from halonet.files import replacing
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer
 
 # More columns than this would be too small to read; deep models show an even choice of their layers.
 MOST_COLUMNS = 6
@@ -26,13 +26,13 @@ BRIGHTNESS = 0.55
 def attention_maps(
     model: nn.Module, image: Tensor, queries: Sequence[tuple[int, int]], *, per_head: bool = False
 ) -> dict[str, Tensor]:
-    """The attention of chosen pixels in every `HaloAttention` layer.
+    """The attention of chosen pixels in every attention layer.
 
     A layer's output is linear in its values, so its gradient with respect to them is the weights: the op itself tells
     them, whichever backend runs, with nothing assumed about blocks or halos.
 
     Args:
-        model: any model with `HaloAttention` layers; run in evaluation mode and left as it was.
+        model: any model with `AttentionLayer`s; run in evaluation mode and left as it was.
         image: (1, C, H, W), prepared as the model expects.
         queries: (row, column) pixels of the image. In each layer the query that stands at, or strides over, that
             place asks.
@@ -106,13 +106,13 @@ def _check(image: Tensor, queries: Sequence[tuple[int, int]]) -> None:
             raise ValueError(f"queries must lie inside the image of {height}x{width} pixels, got {(row, column)}")
 
 
-def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, HaloAttention, Tensor]]:
+def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, AttentionLayer, Tensor]]:
     """Every attention layer with its name and the map it reads, in the order of running."""
-    found: list[tuple[str, HaloAttention, Tensor]] = []
+    found: list[tuple[str, AttentionLayer, Tensor]] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, HaloAttention)
+            assert isinstance(layer, AttentionLayer)
             found.append((name, layer, inputs[0]))
 
         return hook
@@ -120,7 +120,7 @@ def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, HaloAttent
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack, torch.no_grad():
         for name, layer in model.named_modules():
-            if isinstance(layer, HaloAttention):
+            if isinstance(layer, AttentionLayer):
                 stack.callback(layer.register_forward_pre_hook(keep(name)).remove)
         try:
             model.eval()(image.clone())  # a clone is a normal tensor even where the image was made in inference mode
@@ -128,17 +128,17 @@ def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, HaloAttent
             for module, mode in training.items():
                 module.training = mode
     if not found:
-        raise ValueError(f"model must have HaloAttention layers, got a {type(model).__name__} without any")
+        raise ValueError(f"model must have attention layers, got a {type(model).__name__} without any")
     return found
 
 
-def _query_index(layer: HaloAttention, x: Tensor, pixel: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+def _query_index(layer: AttentionLayer, x: Tensor, pixel: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
     """(row, column), in the layer's queries, of the one that answers for a pixel of the image."""
     row, column = (at * side // full for at, side, full in zip(pixel, x.shape[-2:], size, strict=True))
     return row // layer.query_stride, column // layer.query_stride
 
 
-def _weights(layer: HaloAttention, x: Tensor, query_index: tuple[int, int]) -> Tensor:
+def _weights(layer: AttentionLayer, x: Tensor, query_index: tuple[int, int]) -> Tensor:
     """(N, h, w): the weight that each head of one query gives every pixel of the map."""
     with torch.no_grad():
         query, key, value = layer.project(x)
@@ -166,12 +166,12 @@ class _LayerView:
     """One column of the picture."""
 
     name: str
-    layer: HaloAttention
+    layer: AttentionLayer
     maps: Any  # (queries, h, w) array
 
 
 def _view(name: str, layer: nn.Module, maps: Tensor) -> _LayerView:
-    assert isinstance(layer, HaloAttention)
+    assert isinstance(layer, AttentionLayer)
     return _LayerView(name, layer, maps.cpu().numpy())
 
 
@@ -260,7 +260,7 @@ def _draw_attention(axis: Any, image: Any, query: tuple[int, int], view: _LayerV
 
 
 def _outlines(
-    layer: HaloAttention, query: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]
+    layer: AttentionLayer, query: tuple[int, int], image_size: tuple[int, int], map_size: tuple[int, int]
 ) -> list[tuple[tuple[float, float], tuple[float, float]]]:
     """The query's block, and all it can see (the neighbourhood or its window), as two corners in image pixels."""
     block, seen = [], []

@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a model, module by module: what really runs, and what the papers would count.
 
 One multiply-accumulate counts 1 (half of what torch's FlopCounterMode reports). Counted are convolutions, linear
-layers and the three products of attention: q.k, q.r and weights.v. Norms, activations, softmax, pooling and
+layers and the products of attention: q.k, q.r and weights.v. Norms, activations, softmax, pooling and
 additions are not, as in every paper of the field.
 """
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer, NonLocal2d
 from halonet.ops.local_attention.geometry import Axis
 
 # A paper's own way of counting, by name. Both count multiply-adds over the queries of the map alone (not of its
@@ -99,8 +99,8 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     """Counts a model from the shapes of one forward pass in which nothing is computed.
 
     Args:
-        model: of convolutions, linear layers and `HaloAttention`; on any device, left as it was. Multiplications
-            in modules of other kinds are not seen.
+        model: of convolutions, linear layers, `AttentionLayer`s and `NonLocal2d`; on any device, left as it was.
+            Multiplications in modules of other kinds are not seen.
         input_size: (channels, height, width) of the image; by default that of the model's `default_cfg`.
 
     Raises:
@@ -117,7 +117,7 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     return ModelCost(tuple(cost for cost in costs if cost.calls or cost.executed.parameters), shape)
 
 
-def attention_axes(layer: HaloAttention, size: tuple[int, int]) -> tuple[Axis, Axis]:
+def attention_axes(layer: AttentionLayer, size: tuple[int, int]) -> tuple[Axis, Axis]:
     """How a layer cuts a map of (H, W) into blocks, along its height and its width."""
     height, width = (
         Axis(
@@ -129,7 +129,7 @@ def attention_axes(layer: HaloAttention, size: tuple[int, int]) -> tuple[Axis, A
             border=layer.border,
             window=layer.window,
         )
-        for pixels, block, halo in zip(size, layer.block_size, layer.halo_size, strict=True)
+        for pixels, block, halo in zip(size, *layer.blocks_of(size), strict=True)
     )
     return height, width
 
@@ -153,9 +153,9 @@ def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | HaloAttention):
+            if isinstance(module, nn.Conv2d | nn.Linear | AttentionLayer | NonLocal2d):
                 stack.callback(module.register_forward_hook(_recorder(records[name])).remove)
-            if isinstance(module, HaloAttention):
+            if isinstance(module, AttentionLayer | NonLocal2d):
                 # An attribute of the instance stands before the method of the class until it is deleted.
                 object.__setattr__(module, "attend", _empty_output)
                 stack.callback(object.__delattr__, module, "attend")
@@ -176,9 +176,13 @@ def _recorder(record: _Record) -> Any:
         if not record.calls:
             record.input_shape, record.output_shape = inputs[0].shape, output.shape
         record.calls += 1
-        if isinstance(module, HaloAttention):
+        if isinstance(module, AttentionLayer):
             record.executed += _executed_attention(module, inputs[0].shape)
             record.paper += _paper_attention(module, inputs[0].shape)
+        elif isinstance(module, NonLocal2d):
+            products = _nonlocal_products(module, inputs[0].shape)
+            record.executed += products
+            record.paper += products
         elif isinstance(module, nn.Conv2d):
             kernel = prod(module.kernel_size) * module.in_channels // module.groups
             record.executed += output.numel() * kernel
@@ -190,7 +194,7 @@ def _recorder(record: _Record) -> Any:
     return hook
 
 
-def _executed_attention(layer: HaloAttention, shape: torch.Size) -> int:
+def _executed_attention(layer: AttentionLayer, shape: torch.Size) -> int:
     """Products of the reference backend: every query of the extended map with its whole neighbourhood."""
     axes = attention_axes(layer, (shape[-2], shape[-1]))
     queries = shape[0] * prod(axis.num_blocks * axis.queries_per_block for axis in axes)
@@ -200,7 +204,7 @@ def _executed_attention(layer: HaloAttention, shape: torch.Size) -> int:
     return queries * (keys * (layer.dim_qk + layer.dim_out) + position)
 
 
-def _paper_attention(layer: HaloAttention, shape: torch.Size) -> int:
+def _paper_attention(layer: AttentionLayer, shape: torch.Size) -> int:
     """The papers' formula: queries of the map, n_q * (k^2 * (d_qk + d_v) + (2k - 1) * table channels an axis).
 
     With pixel-centred windows k is the window, which has k offsets an axis.
@@ -213,7 +217,15 @@ def _paper_attention(layer: HaloAttention, shape: torch.Size) -> int:
         for axis, table in zip(axes, (layer.height_table, layer.width_table), strict=True):
             assert table is not None
             position += (axis.window or 2 * axis.neighborhood - 1) * table.shape[1] * layer.num_heads
-    return queries * (keys * (layer.dim_qk + layer.dim_out) + position)
+    content = layer.dim_qk if layer.content else 0
+    return queries * (keys * (content + layer.dim_out) + position)
+
+
+def _nonlocal_products(layer: NonLocal2d, shape: torch.Size) -> int:
+    """Both products of a non-local block, beside its convolutions; a dot product's are made in the cheaper order."""
+    tokens, channels = shape[-2] * shape[-1], layer.theta.out_channels
+    between = tokens if layer.kind == "gaussian" else min(tokens, channels)
+    return 2 * shape[0] * tokens * between * channels
 
 
 def _module_cost(name: str, module: nn.Module, record: _Record, seen: set[int]) -> ModuleCost:
@@ -236,12 +248,10 @@ def _module_cost(name: str, module: nn.Module, record: _Record, seen: set[int]) 
 
 def _dead_rows(module: nn.Module) -> int:
     """Entries of the 2 * halo rows of each table that a paper counts and no query can reach, which we do not store."""
-    if not isinstance(module, HaloAttention) or module.relative not in ("split", "full") or module.window is not None:
+    if not isinstance(module, AttentionLayer) or module.relative not in ("split", "full") or module.window is not None:
         return 0
-    tables = (module.height_table, module.width_table)
-    return sum(
-        2 * halo * table.shape[1] for halo, table in zip(module.halo_size, tables, strict=True) if table is not None
-    )
+    tables, halos = (module.height_table, module.width_table), module.blocks_of((1, 1))[1]
+    return sum(2 * halo * table.shape[1] for halo, table in zip(halos, tables, strict=True) if table is not None)
 
 
 def _weights(module: nn.Module, own: Iterable[tuple[str, Tensor]]) -> int:

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from halonet.analysis.cost import CONVENTIONS, Count, ModelCost, ModuleCost, attention_axes, count_costs
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer
 from halonet.models import create_model
 from halonet.models.config import StageConfig
 from halonet.models.facts import Figure, figures
@@ -43,7 +42,8 @@ class StageSummary:
 
     name: "stem", "stage 1" and so on, "final" (the 1x1 to d_f) or "head".
     output_size: (height, width) of its map; None for the head.
-    slot: what mixes pixels: "halo", "sasa" (pixel-centred windows), "conv", or "" where there is no slot.
+    slot: what mixes pixels: "halo", "sasa" (pixel-centred windows), "mhsa", "conv", several of them, "+" what is
+        inserted between blocks, or "" where there is no slot.
     channels: of its output.
     neighborhood: pixels around and in a block, or the window; block_size and halo_size as the layers have them;
         None, as num_heads, without attention.
@@ -157,28 +157,33 @@ def _stage(index: int, stage: StageConfig, model: ResidualNet, cost: ModelCost) 
     line: dict[str, Any] = {
         "name": f"stage {index + 1}",
         "output_size": _last_output(cost, module),
-        "slot": stage.slot,
+        "slot": _slot_name(stage, None),
         "blocks": stage.depth,
         "channels": stage.width_out,
         "parameters": total.parameters,
         "multiply_adds": total.multiply_adds,
     }
-    layers = [
-        (model.get_submodule(entry.name), entry) for entry in _under(cost, module) if entry.kind == "HaloAttention"
-    ]
+    entries = [(model.get_submodule(entry.name), entry) for entry in _under(cost, module)]
+    layers = [(layer, entry) for layer, entry in entries if isinstance(layer, AttentionLayer)]
     if layers:
-        layer = layers[0][0]
-        assert isinstance(layer, HaloAttention)
-        axes = attention_axes(layer, (1, 1))
+        layer, entry = layers[0]
+        assert entry.input_size is not None
+        block_size, halo_size = layer.blocks_of(entry.input_size)
         line |= {
-            "slot": "halo" if layer.window is None else "sasa",
-            "block_size": layer.block_size,
-            "halo_size": layer.halo_size,
-            "neighborhood": tuple(axis.window or axis.neighborhood for axis in axes),
+            "slot": _slot_name(stage, layer),
+            "block_size": block_size,
+            "halo_size": halo_size,
+            "neighborhood": tuple(axis.window or axis.neighborhood for axis in attention_axes(layer, entry.input_size)),
             "num_heads": layer.num_heads,
             "views": tuple(_views(layers)),
         }
     return StageSummary(**line)
+
+
+def _slot_name(stage: StageConfig, layer: AttentionLayer | None) -> str:
+    """The slots of a stage's blocks, each once, and what is inserted, after a plus."""
+    own = ["sasa" if slot == "halo" and layer and layer.window else slot for slot in stage.slots]
+    return "+".join([",".join(dict.fromkeys(own)), *dict.fromkeys(kind for _, kind in stage.inserts)])
 
 
 def _under(cost: ModelCost, module: str) -> list[ModuleCost]:
@@ -191,11 +196,10 @@ def _last_output(cost: ModelCost, module: str) -> tuple[int, int] | None:
     return maps[-1].output_size
 
 
-def _views(layers: list[tuple[nn.Module, ModuleCost]]) -> list[View]:
+def _views(layers: list[tuple[AttentionLayer, ModuleCost]]) -> list[View]:
     """What the layers see, equal neighbours in one."""
     views: list[View] = []
     for layer, entry in layers:
-        assert isinstance(layer, HaloAttention)
         assert entry.input_size is not None
         axes = attention_axes(layer, entry.input_size)
         (most_high, least_high), (most_wide, least_wide) = (_seen(axis) for axis in axes)

@@ -9,7 +9,8 @@ from typing import Any
 
 from halonet.ops.local_attention.checks import pair
 
-SLOTS = ("conv", "halo")
+SLOTS = ("conv", "halo", "mhsa")
+INSERTS = ("mhsa", "nonlocal")
 STEMS = ("conv7", "conv3", "patch4")
 ACTIVATIONS = ("relu", "silu", "gelu")
 
@@ -22,32 +23,38 @@ class StageConfig:
 
     depth: blocks.
     width: channels w inside the bottleneck.
-    slot: what mixes the pixels: "conv" (3x3, w -> w) or "halo" (local attention, w -> w * value_multiplier).
+    slot: what mixes the pixels: "conv" (3x3, w -> w), "halo" (local attention, w -> w * value_multiplier) or "mhsa"
+        (global attention, the same); or a tuple of them, one a block.
     stride: of the first block.
     output_multiplier: r_b of HaloNet, 4 in a ResNet.
     squeeze_excite: hidden share of a squeeze-excite module on the block's output, 0 for none.
-    The rest describes attention: see `halonet.layers.HaloAttention`.
+    inserts: what stands between blocks: tuples (number of blocks before it, "mhsa" for one more bottleneck of that
+        slot or "nonlocal" for a non-local block).
+    The rest describes attention: see `halonet.layers.HaloAttention` and `BottleneckAttention`.
     """
 
     depth: int
     width: int
-    slot: str = "conv"
+    slot: str | tuple[str, ...] = "conv"
     stride: int = 2
     output_multiplier: float = 4.0
     squeeze_excite: float = 0.0
+    inserts: tuple[tuple[int, str], ...] = ()
     num_heads: int = 8
     block_size: int | tuple[int, int] = 8
     halo_size: int | tuple[int, int] = 3
     value_multiplier: float = 1.0
     query_key_multiplier: float = 1.0
     relative: str = "split"
+    content: bool = True
     window: int | None = None
     downsample: str = "query"
     border: str = "zeros"
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        check_choice("slot", self.slot, SLOTS)
+        for slot in self.slot if isinstance(self.slot, tuple) else (self.slot,):
+            check_choice("slot", slot, SLOTS)
         for name in ("depth", "width", "stride", "num_heads"):
             check_positive(name, getattr(self, name))
         share = self.squeeze_excite
@@ -55,6 +62,17 @@ class StageConfig:
             raise ValueError(f"squeeze_excite must be a share from 0 to 1, got {share!r}")
         if not isinstance(self.output_multiplier, (int, float)) or self.width * self.output_multiplier < 1:
             raise ValueError(f"output_multiplier must be a positive number, got {self.output_multiplier!r}")
+        if len(self.slots) != self.depth:
+            raise ValueError(f"slot must be one for all or one for each of {self.depth} blocks, got {self.slot!r}")
+        for after, kind in self.inserts:
+            check_choice("inserts", kind, INSERTS)
+            if not 1 <= after <= self.depth:
+                raise ValueError(f"inserts must come after 1 to {self.depth} blocks, got {after!r}")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """The slot of each block."""
+        return self.slot if isinstance(self.slot, tuple) else (self.slot,) * self.depth
 
     @property
     def width_out(self) -> int:
@@ -125,9 +143,13 @@ def override(config: ResidualConfig, values: Mapping[str, Any]) -> ResidualConfi
             per_stage = value if isinstance(value, list) else [value] * len(stages)
             if len(per_stage) != len(stages):
                 raise ValueError(f"{name} must be one value or a list of {len(stages)}, got {value!r}")
-            pairs: list[Any] = [tuple(v) if isinstance(v, list) else v for v in per_stage]
-            stages = [replace(stage, **{name: v}) for stage, v in zip(stages, pairs, strict=True)]
+            stages = [replace(stage, **{name: _tuples(v)}) for stage, v in zip(stages, per_stage, strict=True)]
     return replace(config, stages=tuple(stages), **{name: v for name, v in values.items() if name in own})
+
+
+def _tuples(value: Any) -> Any:
+    """Lists, as YAML and JSON have them, as the tuples of a configuration."""
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def check_positive(name: str, value: object) -> None:

@@ -1,6 +1,6 @@
 """The one skeleton: a residual network of bottlenecks in which a stage says what stands in the slot.
 
-ResNet, SENet, SASA and HaloNet differ by their configuration only; see `config` for its fields.
+ResNet, SENet, SASA, HaloNet, BoTNet and non-local nets differ by their configuration only; see `config` for its fields.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer, BottleneckAttention, HaloAttention, NonLocal2d
 from halonet.models.config import ResidualConfig, StageConfig
 
 _ACTIVATION: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
@@ -64,12 +64,20 @@ class Bottleneck(nn.Module):
     """1x1, slot, 1x1, squeeze-excite, shortcut: the residual block of every family here."""
 
     def __init__(
-        self, dim: int, stage: StageConfig, *, stride: int, activation: str, drop_path: float, size: tuple[int, int]
+        self,
+        dim: int,
+        stage: StageConfig,
+        slot: str,
+        *,
+        stride: int,
+        activation: str,
+        drop_path: float,
+        size: tuple[int, int],
     ) -> None:
         super().__init__()
         width, dim_out = stage.width, stage.width_out
         self.reduce = ConvNorm(dim, width, act=activation)
-        self.slot = make_slot(stage, stride=stride, size=size)
+        self.slot = make_slot(slot, stage, stride=stride, size=size)
         slot_width = getattr(self.slot, "dim_out", width)
         self.slot_norm = nn.Sequential()
         self.slot_norm.norm = nn.BatchNorm2d(slot_width)
@@ -92,30 +100,36 @@ class Bottleneck(nn.Module):
         return self.act(self.drop_path(self.squeeze_excite(branch)) + self.shortcut(x))
 
 
-def make_slot(stage: StageConfig, *, stride: int, size: tuple[int, int]) -> nn.Module:
+def make_slot(slot: str, stage: StageConfig, *, stride: int, size: tuple[int, int]) -> nn.Module:
     """What mixes the pixels of a block: a 3x3 convolution or an attention layer.
 
     Args:
+        slot: which, one of `config.SLOTS`.
         stage: the block's stage.
         stride: of the block.
         size: (H, W) of the slot's input at the model's image size.
     """
-    if stage.slot == "conv":
+    if slot == "conv":
         return nn.Conv2d(stage.width, stage.width, 3, stride=stride, padding=1, bias=False)
+    options: dict[str, Any] = {
+        "num_heads": stage.num_heads,
+        "stride": stride,
+        "value_multiplier": stage.value_multiplier,
+        "query_key_multiplier": stage.query_key_multiplier,
+        "relative": stage.relative,
+        "downsample": stage.downsample,
+        "feat_size": size,
+        "backend": stage.backend,
+    }
+    if slot == "mhsa":
+        return BottleneckAttention(stage.width, content=stage.content, **options)
     return HaloAttention(
         stage.width,
-        num_heads=stage.num_heads,
         block_size=stage.block_size,
         halo_size=stage.halo_size,
-        stride=stride,
-        value_multiplier=stage.value_multiplier,
-        query_key_multiplier=stage.query_key_multiplier,
-        relative=stage.relative,
         window=stage.window,
-        downsample=stage.downsample,
-        feat_size=size,
         border=stage.border,
-        backend=stage.backend,
+        **options,
     )
 
 
@@ -181,9 +195,10 @@ class ResidualNet(nn.Module):
 
     def _initialize(self) -> None:
         """He initialization of convolutions, a small normal classifier; attention and norms initialize themselves."""
-        attention = {conv for layer in self.modules() if isinstance(layer, HaloAttention) for conv in layer.modules()}
+        layers = [layer for layer in self.modules() if isinstance(layer, AttentionLayer | NonLocal2d)]
+        own = {module for layer in layers for module in layer.modules()}
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module not in attention:
+            if isinstance(module, nn.Conv2d) and module not in own:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -285,30 +300,39 @@ class ResidualNet(nn.Module):
         """Depth of each parameter for layer-wise learning rates (timm's interface)."""
         return {
             "stem": r"^stem",
-            "blocks": [(r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)", None), (r"^final_conv", (99999,))],
+            "blocks": [
+                (r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(?:\w+_after_)?(\d+)", None),
+                (r"^final_conv", (99999,)),
+            ],
         }
 
 
 def _make_stage(
     dim: int, stage: StageConfig, config: ResidualConfig, reduction: int, drop_paths: Iterator[float]
 ) -> nn.Sequential:
-    """The blocks of a stage whose input has `dim` channels at 1/`reduction` of the image."""
-    blocks = []
-    for index in range(stage.depth):
+    """The blocks of a stage whose input has `dim` channels at 1/`reduction` of the image.
+
+    Blocks are named by their number, inserted ones by what they are and come after: numbers stay those of a ResNet.
+    """
+    blocks = nn.Sequential()
+    for index, slot in enumerate(stage.slots):
         stride = stage.stride if index == 0 else 1
-        size = tuple(-(-side // reduction) for side in config.image_shape)
-        blocks.append(
-            Bottleneck(
-                dim,
-                stage,
-                stride=stride,
-                activation=config.activation,
-                drop_path=next(drop_paths),
-                size=(size[0], size[1]),
-            )
-        )
+        shared: dict[str, Any] = {"activation": config.activation, "drop_path": next(drop_paths)}
+        block = Bottleneck(dim, stage, slot, stride=stride, size=_map_size(config, reduction), **shared)
+        blocks.add_module(str(index), block)
         dim, reduction = stage.width_out, reduction * stride
-    return nn.Sequential(*blocks)
+        for after, kind in stage.inserts:
+            if after == index + 1:
+                options: dict[str, Any] = {"stride": 1, "size": _map_size(config, reduction), **shared}
+                added = NonLocal2d(dim) if kind == "nonlocal" else Bottleneck(dim, stage, kind, **options)
+                blocks.add_module(f"{kind}_after_{after}", added)
+    return blocks
+
+
+def _map_size(config: ResidualConfig, reduction: int) -> tuple[int, int]:
+    """(H, W) of the maps at 1/`reduction` of the model's images."""
+    height, width = (-(-side // reduction) for side in config.image_shape)
+    return height, width
 
 
 def _linear_drop_path(config: ResidualConfig, rate: float) -> Iterator[float]:

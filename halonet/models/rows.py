@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from halonet.models.config import ResidualConfig, StageConfig
 
@@ -98,19 +99,48 @@ def h4_base128(*, block_size: int, halo_size: int, image_size: int) -> ResidualC
     return ResidualConfig(stages, image_size=image_size, activation="silu")
 
 
-def resnet(depths: tuple[int, int, int, int], *, image_size: int, squeeze_excite: float = 0.0) -> ResidualConfig:
+def resnet(
+    depths: tuple[int, int, int, int], *, image_size: int, squeeze_excite: float = 0.0, activation: str = "relu"
+) -> ResidualConfig:
     """ResNet v1.5 (stride in the 3x3), or an SENet of it."""
     stages = tuple(
         StageConfig(depth, width, stride=1 if index == 0 else 2, squeeze_excite=squeeze_excite)
         for index, (depth, width) in enumerate(zip(depths, RESNET_WIDTHS, strict=True))
     )
-    return ResidualConfig(stages, image_size=image_size)
+    return ResidualConfig(stages, image_size=image_size, activation=activation)
 
 
 def with_halo_last_stage(config: ResidualConfig) -> ResidualConfig:
     """Local attention (b = 8, h = 3) in the last three blocks, which are the last stage; no SE there (section 4.6)."""
     last = replace(config.stages[-1], slot="halo", squeeze_excite=0.0)
     return replace(config, stages=(*config.stages[:-1], last))
+
+
+# Depths of the ResNets by their number of layers.
+RESNETS = {
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+    350: (4, 40, 60, 12),
+}
+# BoTNet, Table 13: of the S1 nets too, whose last stage keeps its resolution.
+BOTNETS_S1 = {50: (3, 4, 6, 3), 59: (3, 4, 6, 6), 77: (3, 4, 6, 12), 110: (3, 4, 23, 6), 128: (3, 4, 23, 12)}
+
+
+def with_mhsa(config: ResidualConfig, stage: int = 3, **options: Any) -> ResidualConfig:
+    """BoTNet: global attention in a stage's slots (4 heads, full relative position, pooling where it strides)."""
+    mhsa = {"slot": "mhsa", "num_heads": 4, "relative": "full", "downsample": "pool", **options}
+    stages = list(config.stages)
+    stages[stage] = replace(stages[stage], **mhsa)
+    return replace(config, stages=tuple(stages))
+
+
+def botnet_s1(layers: int, *, image_size: int, squeeze_excite: float = 0.0, activation: str = "relu") -> ResidualConfig:
+    """BoTNet-S1: the last stage strides nowhere (section 4.8.1)."""
+    depths = BOTNETS_S1[layers]
+    config = resnet(depths, image_size=image_size, squeeze_excite=squeeze_excite, activation=activation)
+    return with_mhsa(config, stride=1)
 
 
 def _halonet_rows() -> dict[str, ResidualConfig]:
@@ -156,34 +186,74 @@ def _ablation_rows() -> dict[str, ResidualConfig]:
 
 
 def _baseline_rows() -> dict[str, ResidualConfig]:
-    """ResNet and SENet (ratio 1/16) as BoTNet's Tables 13 and 14 use them; SE 1/8 for detection (HaloNet, C.4)."""
-    r50, r101, r152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+    """ResNet and SENet (1/16, SiLU) as BoTNet's Tables 13 and 14 use them; SE 1/8 for detection (HaloNet, C.4)."""
     rows = {
-        "resnet101_224": resnet(r101, image_size=224),
-        "resnet152_224": resnet(r152, image_size=224),
-        "senet50_224": resnet(r50, image_size=224, squeeze_excite=1 / 16),
-        "senet101_224": resnet(r101, image_size=224, squeeze_excite=1 / 16),
-        "senet152_224": resnet(r152, image_size=224, squeeze_excite=1 / 16),
-        "senet350_320": resnet((4, 40, 60, 12), image_size=320, squeeze_excite=1 / 16),
+        "resnet50_224": resnet(RESNETS[50], image_size=224),
+        "resnet101_224": resnet(RESNETS[101], image_size=224),
+        "resnet152_224": resnet(RESNETS[152], image_size=224),
     }
-    for name, depths in (("resnet50", r50), ("resnet101", r101)):
-        config = resnet(depths, image_size=512, squeeze_excite=1 / 8)
-        rows[f"{name}_se8_512"] = config
-        rows[f"{name}_se8_halo_512"] = with_halo_last_stage(config)
+    # S0 to S5, and SENet-50 at 224 between them.
+    for layers, size in ((50, 160), (50, 224), (101, 224), (152, 224), (152, 288), (350, 320), (350, 384)):
+        config = resnet(RESNETS[layers], image_size=size, squeeze_excite=1 / 16, activation="silu")
+        rows[f"senet{layers}_{size}"] = config
+    for layers in (50, 101):
+        config = resnet(RESNETS[layers], image_size=512, squeeze_excite=1 / 8)
+        rows[f"resnet{layers}_se8_512"] = config
+        rows[f"resnet{layers}_se8_halo_512"] = with_halo_last_stage(config)
+    return rows
+
+
+def _botnet_rows() -> dict[str, ResidualConfig]:
+    """BoTNet for detection at 1024 (Tables 1 to 9, 17) and for classification (Tables 10 to 14, 19)."""
+    rows = {}
+    for layers in (50, 101, 152, 200):
+        config = resnet(RESNETS[layers], image_size=1024)
+        rows[f"resnet{layers}_1024"] = config
+        rows[f"botnet{layers}_1024"] = with_mhsa(config)
+    r50 = rows["resnet50_1024"]
+    for pattern in ("001", "011", "100"):  # Table 5: which blocks of the last stage
+        slots = tuple("mhsa" if block == "1" else "conv" for block in pattern)
+        rows[f"botnet50_c5_{pattern}_1024"] = with_mhsa(r50, slot=slots)
+    # Table 4: content alone, position alone, absolute position.
+    rows["botnet50_qk_1024"] = with_mhsa(r50, relative="none")
+    rows["botnet50_qr_1024"] = with_mhsa(r50, content=False)
+    rows["botnet50_abs_1024"] = with_mhsa(r50, relative="absolute")
+    # Table 8, appendix A.5: one more block between the last two of a stage.
+    bot_c4 = with_mhsa(r50, 2, slot="conv", inserts=((5, "mhsa"),))
+    rows["resnet50_nonlocal_c4_1024"] = with_mhsa(r50, 2, slot="conv", inserts=((5, "nonlocal"),))
+    rows["resnet50_bot_c4_1024"] = bot_c4
+    rows["resnet50_bot_c4_c5_1024"] = with_mhsa(bot_c4, slot="conv", inserts=((2, "mhsa"),))
+    # Table 17: squeeze-excite in place of attention.
+    rows["resnet50_se_c5_1024"] = replace(r50, stages=(*r50.stages[:3], replace(r50.stages[3], squeeze_excite=1 / 16)))
+    rows["botnet50_224"] = with_mhsa(resnet(RESNETS[50], image_size=224))
+    rows["botnet_s1_50_224"] = botnet_s1(50, image_size=224)
+    # Table 12: SiLU, and squeeze-excite in the blocks of convolutions; Table 19: other positions.
+    senet50 = resnet(RESNETS[50], image_size=224, squeeze_excite=1 / 16, activation="silu")
+    rows["botnet50_se_224"] = with_mhsa(senet50, squeeze_excite=0.0)
+    s1 = with_mhsa(senet50, stride=1, squeeze_excite=0.0)
+    rows["botnet_s1_50_se_224"] = s1
+    rows["botnet_s1_50_se_nopos_224"] = with_mhsa(s1, stride=1, relative="none")
+    rows["botnet_s1_50_se_abs_224"] = with_mhsa(s1, stride=1, relative="absolute")
+    # T3 to T7 (Table 14): squeeze-excite in every block, the last stage's too, as the published sizes want it.
+    for layers, size in ((59, 224), (110, 224), (128, 256), (77, 320), (128, 320), (128, 384)):
+        rows[f"botnet_s1_{layers}_{size}"] = botnet_s1(
+            layers, image_size=size, squeeze_excite=1 / 16, activation="silu"
+        )
     return rows
 
 
 def _small_rows() -> dict[str, ResidualConfig]:
-    """A HaloNet that learns the handwritten digits on a CPU in a minute; not of the paper."""
+    """A HaloNet and a BoTNet-S1 that learn the handwritten digits on a CPU in a minute; not of the papers."""
     stages: tuple[StageConfig, ...] = (
         StageConfig(depth=2, width=32, slot="halo", stride=1, num_heads=4, block_size=4, halo_size=2),
         StageConfig(depth=2, width=64, slot="halo", stride=2, num_heads=4, block_size=4, halo_size=2),
     )
     stages = tuple(replace(stage, output_multiplier=2.0) for stage in stages)
+    halo = ResidualConfig(stages, image_size=32, stem="conv3", stem_width=32, stem_stride=2, activation="silu")
+    conv = tuple(replace(stage, slot="conv") for stage in stages)
     return {
-        "halonet_nano_32": ResidualConfig(
-            stages, image_size=32, stem="conv3", stem_width=32, stem_stride=2, activation="silu"
-        )
+        "halonet_nano_32": halo,
+        "botnet_s1_nano_32": with_mhsa(replace(halo, stages=conv), 1, stride=1),
     }
 
 
@@ -192,5 +262,6 @@ ROWS: dict[str, ResidualConfig] = {
     **_transfer_rows(),
     **_ablation_rows(),
     **_baseline_rows(),
+    **_botnet_rows(),
     **_small_rows(),
 }

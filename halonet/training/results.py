@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import halonet
 from halonet.data import ImageDataset
 from halonet.files import replacing
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer
 from halonet.models.checkpoints import save_weights
 from halonet.training.config import RunConfig
 from halonet.training.datamodule import ImageDataModule
@@ -179,7 +179,7 @@ def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
 
 
 def _has_attention(model: nn.Module) -> bool:
-    return any(isinstance(module, HaloAttention) for module in model.modules())
+    return any(isinstance(module, AttentionLayer) for module in model.modules())
 
 
 def _richest(predictions: Predictions, dataset: ImageDataset) -> Tensor:

@@ -156,7 +156,7 @@ def test_bad_input(model, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             attention_maps(model, *wrong)
-    with pytest.raises(ValueError, match="model must have HaloAttention layers, got a Conv2d"):
+    with pytest.raises(ValueError, match="model must have attention layers, got a Conv2d"):
         attention_maps(nn.Conv2d(1, 1, 1), image, [(0, 0)])
     with pytest.raises(ValueError, match=r"layers must be among stages\.0\.0\.slot, .* got nothing"):
         plot_attention(model, image, [(0, 0)], tmp_path / "a.png", layers=["nothing"])

@@ -53,7 +53,7 @@ def test_the_calls_of_h0():
 
 
 def test_a_model_without_attention_has_no_stages():
-    with pytest.raises(ValueError, match="model must have local attention, got 'resnet50_256'"):
+    with pytest.raises(ValueError, match="model must have attention, got 'resnet50_256'"):
         stages_of("resnet50_256")
 
 
@@ -274,7 +274,7 @@ def test_a_model_table(tmp_path, capsys):
         ("model --models nothing", "models must be names of timm's registry, got 'nothing'"),
         ("model --models resnet18@x", "models must be NAME or NAME@PIXELS, got 'resnet18@x'"),
         ("model --models halonet_nano_32:magic", "models must be NAME:BACKEND with one of triton, numba"),
-        ("model --models resnet18:sdpa --rounds 1", "must be HaloNets of this library, got 'resnet18:sdpa'"),
+        ("model --models resnet18:sdpa --rounds 1", "must be nets of this library with attention, got 'resnet18:sdpa'"),
         ("op --batch 0", "expected a positive int, got '0'"),
         ("speed", "invalid choice: 'speed'"),
     ],

@@ -16,7 +16,7 @@ def test_list_models():
     assert len(names) == len(set(names))
     assert {f"halonet_h{i}_{s}" for i, s in enumerate((256, 256, 256, 320, 384, 448, 512, 600))} <= set(names)
     assert halonet.list_models("halonet_h?_256") == ["halonet_h0_256", "halonet_h1_256", "halonet_h2_256"]
-    assert halonet.list_models("resnet50*") == ["resnet50_256", "resnet50_se8_512", "resnet50_se8_halo_512"]
+    assert halonet.list_models("resnet50_se8*") == ["resnet50_se8_512", "resnet50_se8_halo_512"]
     assert halonet.list_models("vit*") == []
 
 
@@ -118,7 +118,7 @@ def test_timm_reads_the_data_configuration():
         ({"head_widths": 4}, "unknown model option 'head_widths'; did you mean head_width"),
         ({"stages": ()}, "unknown model option 'stages'"),
         ({"halo_size": [1, 2, 3]}, r"halo_size must be one value or a list of 2, got \[1, 2, 3\]"),
-        ({"slot": "mlp"}, "slot must be one of conv, halo, got 'mlp'"),
+        ({"slot": "mlp"}, "slot must be one of conv, halo, mhsa, got 'mlp'"),
         ({"stem": "conv9"}, "stem must be one of conv7, conv3, patch4, got 'conv9'"),
         ({"activation": "tanh"}, "activation must be one of relu, silu, gelu, got 'tanh'"),
         ({"relative": "learned"}, "relative must be one of"),

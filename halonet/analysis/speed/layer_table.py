@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from timm.layers.bottleneck_attn import BottleneckAttn
 from timm.layers.halo_attn import HaloAttn
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from halonet.analysis.speed.memory import memory_meter
 from halonet.analysis.speed.op_table import TOLERANCES, Measuring
 from halonet.analysis.speed.rows import MODES, geometric_means, print_means, print_rows
 from halonet.analysis.speed.shapes import OpShape
-from halonet.layers.timm_attention import TimmHaloAttention
+from halonet.layers.timm_attention import TimmBottleneckAttention, TimmHaloAttention
 from halonet.ops.local_attention.backends import BACKENDS
 
 LAYERS = ("timm", "timm-compiled", "halonet", "halonet-compiled")
@@ -96,18 +97,16 @@ def _image(shape: OpShape, batch: int, dtype: torch.dtype, device: torch.device)
 def layer_of(name: str, shape: OpShape, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """timm's layer of the shape, or ours that takes its weights over; the same weights every time."""
     torch.manual_seed(0)
-    theirs = HaloAttn(
-        shape.num_heads * shape.key_dim,
-        shape.num_heads * shape.value_dim,
-        stride=shape.stride,
-        num_heads=shape.num_heads,
-        block_size=shape.block_size[0],
-        halo_size=shape.halo_size[0],
-        qk_ratio=shape.key_dim / shape.value_dim,
-        scale_pos_embed=True,
-    )
-    backend = name.partition(":")[2] or "auto"
-    layer = theirs if name.startswith("timm") else TimmHaloAttention(theirs, backend=backend)
+    dim, dim_out = shape.num_heads * shape.key_dim, shape.num_heads * shape.value_dim
+    options: dict[str, Any] = {"num_heads": shape.num_heads, "qk_ratio": shape.key_dim / shape.value_dim}
+    theirs: nn.Module
+    if shape.is_global:
+        theirs = BottleneckAttn(dim, dim_out, feat_size=shape.block_size, scale_pos_embed=True, **options)
+    else:
+        options |= {"block_size": shape.block_size[0], "halo_size": shape.halo_size[0], "stride": shape.stride}
+        theirs = HaloAttn(dim, dim_out, scale_pos_embed=True, **options)
+    ours = TimmBottleneckAttention if shape.is_global else TimmHaloAttention
+    layer = theirs if name.startswith("timm") else ours(theirs, backend=name.partition(":")[2] or "auto")
     layer = layer.to(device=device, dtype=dtype)
     if name.endswith("-compiled"):
         layer.compile(dynamic=False)  # each shape its own code, as a model of one image size has it

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, print_setting
 from halonet.analysis.speed.memory import memory_meter
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer
 from halonet.ops.local_attention.backends import BACKENDS
 
 MODES = ("inference", "training step")
@@ -33,7 +33,7 @@ def model_table(
     """Times of models, printed as they come; ratios are to the first.
 
     names: models of timm's registry, ours among them; NAME@PIXELS for another image size than the model's own,
-        NAME:BACKEND (or NAME@PIXELS:BACKEND) for a HaloNet whose layers are to use that backend.
+        NAME:BACKEND (or NAME@PIXELS:BACKEND) for a net of ours whose layers are to use that backend.
     dtype: of autocast; float32 for none. A training step is forward, loss, backward and an SGD step.
 
     Raises:
@@ -120,9 +120,9 @@ def _model(name: str) -> tuple[nn.Module, tuple[int, int]]:
     torch.manual_seed(0)
     model = timm.create_model(plain)
     if backend:
-        layers = [layer for layer in model.modules() if isinstance(layer, HaloAttention)]
+        layers = [layer for layer in model.modules() if isinstance(layer, AttentionLayer)]
         if not layers:
-            raise ValueError(f"models with a backend must be HaloNets of this library, got {name!r}")
+            raise ValueError(f"models with a backend must be nets of this library with attention, got {name!r}")
         for layer in layers:
             layer.backend = backend
     if pixels is not None:

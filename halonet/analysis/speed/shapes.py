@@ -1,4 +1,4 @@
-"""The calls of local attention that models make, found by running them on tensors without memory."""
+"""The calls of `local_attention` that models make, found by running them on tensors without memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from halonet import models
-from halonet.layers import HaloAttention
+from halonet.layers import AttentionLayer
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,11 @@ class OpShape:
     block_size: tuple[int, int]
     halo_size: tuple[int, int]
     stride: int = 1
+
+    @property
+    def is_global(self) -> bool:
+        """Whether one block is the whole map."""
+        return self.block_size == (self.height, self.width) and self.halo_size == (0, 0)
 
     def __str__(self) -> str:
         (block, _), (halo, _) = self.block_size, self.halo_size
@@ -53,27 +58,28 @@ class OpShape:
 def stages_of(name: str) -> list[OpShape]:
     """The different calls of a model of the zoo at its own image size, stage by stage, strided ones last.
 
-    Raises ValueError for a name that the zoo has not, or a model without local attention.
+    Raises ValueError for a name that the zoo has not, or a model without attention.
     """
     with torch.device("meta"):
         model = models.create_model(name)
     found: dict[OpShape, None] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, HaloAttention)
+        assert isinstance(layer, AttentionLayer)
         found[_shape_of(layer, inputs[0], name)] = None
 
     for layer in model.modules():
-        if isinstance(layer, HaloAttention):
+        if isinstance(layer, AttentionLayer):
             layer.register_forward_pre_hook(note)
     model(torch.empty(1, 3, *models.model_config(name).image_shape, device="meta"))
     if not found:
-        raise ValueError(f"model must have local attention, got {name!r}, which has none")
+        raise ValueError(f"model must have attention, got {name!r}, which has none")
     shapes = sorted(found, key=lambda shape: (shape.stride, -shape.height))
     return [OpShape(**{**vars(shape), "label": f"{name} {index}"}) for index, shape in enumerate(shapes, start=1)]
 
 
-def _shape_of(layer: HaloAttention, image: Tensor, name: str) -> OpShape:
+def _shape_of(layer: AttentionLayer, image: Tensor, name: str) -> OpShape:
+    block_size, halo_size = layer.blocks_of((image.shape[2], image.shape[3]))
     return OpShape(
         label=name,
         height=image.shape[2],
@@ -81,7 +87,7 @@ def _shape_of(layer: HaloAttention, image: Tensor, name: str) -> OpShape:
         num_heads=layer.num_heads,
         key_dim=layer.dim_qk // layer.num_heads,
         value_dim=layer.dim_out // layer.num_heads,
-        block_size=layer.block_size,
-        halo_size=layer.halo_size,
+        block_size=block_size,
+        halo_size=halo_size,
         stride=layer.query_stride,
     )
