@@ -65,6 +65,26 @@ def test_widths_that_do_not_fill_registers(channels, block):
     assert_same(result(case), expected)
 
 
+# More than 256 keys a block, which come in tiles, and for some more than 512 queries, which come in groups.
+LARGE = {
+    "all-keys": Case(
+        map_size=(19, 21), block_size=(19, 21), halo_size=0, relative=True, bias=True, extra=3, extra_bias=True
+    ),
+    "border": Case(map_size=(20, 22), block_size=(24, 26), halo_size=2, relative=True, batch=2, heads=1, key_dim=17),
+    "whole-tiles-hidden": Case(
+        map_size=(23, 27), block_size=(23, 27), halo_size=0, options={"window": 5}, value_dim=33
+    ),
+    "circular": Case(map_size=(18, 16), block_size=9, halo_size=5, options={"border": "circular"}, relative=True),
+    "strided": Case(map_size=(17, 20), block_size=20, halo_size=1, options={"stride": 2}, relative=True, bias=True),
+}
+
+
+@pytest.mark.parametrize("case", LARGE.values(), ids=LARGE.keys())
+def test_more_keys_and_queries_than_are_taken_together(case):
+    expected = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="reference")
+    assert_same(result(case), expected)
+
+
 def test_queries_that_the_map_has_not_do_no_harm():
     """Their logits are nobody's, and may be as large as they like: exp(1000) must not meet a zero."""
     case = replace(CASES["vision-longformer"], map_size=(3, 3), block_size=4)

@@ -9,12 +9,15 @@ from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.border import add_border
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, SOURCES
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
     Tables,
     bias_queries,
+    chunks_of,
     make_scratch,
+    of_chunk,
     padded,
+    part_of,
     query_pixel,
     sides,
     unpack_map,
@@ -48,15 +51,17 @@ class Gradients(NamedTuple):
 
     key: Any  # keys x channels
     value: Any  # keys x value channels
-    scores: Any  # keys x CHUNK
+    scores: Any  # TILE x CHUNK
     query: Any  # CHUNK x channels
-    query_t: Any
     position: Any  # CHUNK x (rows and columns of the neighbourhood)
-    position_t: Any
     output: Any  # a query's value channels
+    one: Any  # CHUNK ones
+    bias: Any  # places of the neighbourhood and one x queries of a block; of one image and head
+    # a chunk's
+    query_t: Any
+    position_t: Any
     delta: Any  # CHUNK; sums of output times its gradient, and as that times one over the sum of exponentials
     largest: Any  # CHUNK
-    bias: Any  # places of the neighbourhood and one x queries of a block; of one image and head
 
 
 class Totals(NamedTuple):
@@ -75,18 +80,40 @@ class Totals(NamedTuple):
 @njit(nogil=True)
 def make_gradients(sizes, scratch):
     """Buffers for gradients, as large as those of `scratch`."""
+    dtype, channels = scratch.key.dtype, padded(sizes.channels)
     return Gradients(
         np.zeros_like(scratch.key),
         np.zeros_like(scratch.value),
         np.zeros_like(scratch.scores),
-        np.zeros_like(scratch.query),
-        np.zeros_like(scratch.query_t),
+        np.zeros(CHUNK * channels, dtype),
         np.zeros_like(scratch.position),
+        np.zeros(padded(sizes.value_channels), dtype),
+        np.ones(CHUNK, dtype),
+        np.zeros(bias_size(sizes), dtype),
+        np.zeros_like(scratch.query_t),
         np.zeros_like(scratch.position_t),
-        np.zeros(padded(sizes.value_channels), scratch.key.dtype),
         np.zeros_like(scratch.largest),
         np.zeros_like(scratch.largest),
-        np.zeros(bias_size(sizes), scratch.key.dtype),
+    )
+
+
+@njit(nogil=True)
+def gradients_of_chunk(gradients, number):
+    """`Gradients` with the buffers of one chunk of the group."""
+    g, count = gradients, gradients.largest.size // CHUNK
+    return Gradients(
+        g.key,
+        g.value,
+        g.scores,
+        g.query,
+        g.position,
+        g.output,
+        g.one,
+        g.bias,
+        part_of(g.query_t, number, count),
+        part_of(g.position_t, number, count),
+        part_of(g.delta, number, count),
+        part_of(g.largest, number, count),
     )
 
 
@@ -132,20 +159,17 @@ def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
     scratch = make_scratch(sizes, tables.row_t)
     gradients = make_gradients(sizes, scratch)
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
-    rows, columns = sides(sizes)
     for part in range(first, end):
         image, head = part // sizes.heads, part % sizes.heads
         gradients.bias[:] = zero
         for block in range(sizes.blocks[0] * sizes.blocks[1]):
             place = image, head, block // sizes.blocks[1], block % sizes.blocks[1]
-            own = load_keys(key, value, sizes, image, head, place[2], place[3], scratch, scale)
-            has_border = sizes.border_takes_part and not sizes.every_place and own < rows * columns
-            count = load_extra(extra_key, extra_value, tables, sizes, image, head, own, scratch, scale)
+            own = load_keys(key, value, sizes, place, scratch, scale)
+            count = load_extra(extra_key, extra_value, sizes, place, own, scratch, scale)
             gradients.key[:] = zero
             gradients.value[:] = zero
-            for begin in range(0, sizes.queries[0] * sizes.queries[1], CHUNK):
-                chunk = begin, count, part
-                add_chunk(maps, kind, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients)
+            for begin in range(0, chunks_of(sizes), GROUP):
+                add_group(maps, kind, norm, totals, tables, sizes, place, begin, (own, count), scratch, gradients)
             channels, values = sizes.channels, sizes.value_channels
             add_keys(unpack_map(maps, 8, kind), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
             add_keys(unpack_map(maps, 9, kind), sizes, place, own, gradients.value, values, scratch.pixel, one)
@@ -156,33 +180,67 @@ def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
 
 
 @njit(nogil=True)
-def add_chunk(maps, kind, norm, totals, tables, sizes, place, chunk, has_border, scratch, gradients):
-    """Adds what the queries of a block from number `begin` on contribute."""
-    begin, count, part = chunk
-    image, head, block_row, block_column = place
-    rows, columns = sides(sizes)
-    length, position_length = padded(sizes.channels), padded(rows) + padded(columns)
-    load_queries(unpack_map(maps, 0, kind), tables, sizes, image, head, block_row, block_column, begin, scratch)
-    load_given(unpack_map(maps, 5, kind), unpack_map(maps, 6, kind), norm, sizes, place, begin, scratch, gradients)
-    make_scores(count, begin, head, tables, sizes, scratch)
+def add_group(maps, kind, norm, totals, tables, sizes, place, first, keys, scratch, gradients):
+    """Adds what the queries of a block's chunks from `first` on contribute.
+
+    keys: how many are the block's own, and how many there are with the extra ones, which come after them.
+    """
+    query, output, grad = unpack_map(maps, 0, kind), unpack_map(maps, 5, kind), unpack_map(maps, 6, kind)
+    target = unpack_map(maps, 7, kind)
+    own, count = keys
+    chunks = min(GROUP, chunks_of(sizes) - first)
+    if count <= TILE:
+        for begin in range(first * CHUNK, (first + chunks) * CHUNK, CHUNK):
+            load_queries(query, tables, sizes, place, begin, scratch)
+            load_given(output, grad, norm, sizes, place, begin, scratch, gradients)
+            add_tile(totals, tables, sizes, place, begin, 0, keys, scratch, gradients)
+            finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients)
+        return
+    for number in range(chunks):
+        chunk, begin = of_chunk(scratch, number), (first + number) * CHUNK
+        load_queries(query, tables, sizes, place, begin, chunk)
+        load_given(output, grad, norm, sizes, place, begin, chunk, gradients_of_chunk(gradients, number))
+    for tile in range(0, count, TILE):
+        for number in range(chunks):
+            chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
+            add_tile(totals, tables, sizes, place, (first + number) * CHUNK, tile, keys, chunk, sums)
+    for number in range(chunks):
+        chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
+        finish_chunk(target, totals, sizes, place, (first + number) * CHUNK, own, chunk, sums)
+
+
+@njit(inline="always")
+def add_tile(totals, tables, sizes, place, begin, tile, keys, scratch, gradients):
+    """Adds what the queries from `begin` on and a tile of keys contribute to each other's gradients."""
+    length, count = padded(sizes.channels), min(TILE, keys[1] - tile)
+    make_scores(tile, count, begin, place[1], tables, sizes, scratch)
     make_weights(count, scratch, gradients)
-    score_gradients(count, sizes, scratch, gradients)
-    spread(scratch.scores, count, scratch.output, padded(sizes.value_channels), gradients.value)
-    spread(gradients.scores, count, scratch.query, length, gradients.key)
-    combine(scratch.key, length, sizes.channels, gradients.scores, count, gradients.query_t)
-    columns_to_rows(gradients.query_t, length, gradients.query)
+    score_gradients(tile, count, sizes, scratch, gradients)
+    spread(scratch.scores, count, scratch.output, padded(sizes.value_channels), gradients.value, tile)
+    spread(gradients.scores, count, scratch.query, length, gradients.key, tile)
+    combine(scratch.key, tile, sizes.channels, gradients.scores, count, gradients.query_t, gradients.one, tile == 0)
     if sizes.has_bias:
-        add_bias(count, begin, sizes, scratch, gradients)
+        add_bias(tile, count, begin, sizes, scratch, gradients)
     if sizes.has_position:
-        position_gradients(count, scratch, gradients)
-        if has_border:
-            add_border(sizes, block_row, block_column, scratch, gradients)
-        columns_to_rows(gradients.position_t, position_length, gradients.position)
-        to_tables(sizes, place, begin, part, totals.table_rows, totals.table_gradients, scratch, gradients)
-    for g in range(sizes.extra):
+        position_gradients(tile, count, scratch, gradients)
+    part = place[0] * sizes.heads + place[1]
+    for t in range(max(tile, keys[0]), tile + count):
         for lane in range(CHUNK):
-            totals.extra_gradients[part * sizes.extra + g] += gradients.scores[(count - sizes.extra + g) * CHUNK + lane]
-    write_rows(unpack_map(maps, 7, kind), sizes, place, begin, gradients.query, sizes.channels)
+            totals.extra_gradients[part * sizes.extra + t - keys[0]] += gradients.scores[(t - tile) * CHUNK + lane]
+
+
+@njit(inline="always")
+def finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients):
+    """Adds the border's part, goes from position logits to queries and tables, and writes the queries' gradients."""
+    rows, columns = sides(sizes)
+    columns_to_rows(gradients.query_t, padded(sizes.channels), gradients.query)
+    if sizes.has_position:
+        if sizes.border_takes_part and not sizes.every_place and own < rows * columns:
+            add_border(sizes, place[2], place[3], scratch, gradients)
+        columns_to_rows(gradients.position_t, padded(rows) + padded(columns), gradients.position)
+        part = place[0] * sizes.heads + place[1]
+        to_tables(sizes, place, begin, part, totals.table_rows, totals.table_gradients, scratch, gradients)
+    write_rows(target, sizes, place, begin, gradients.query, sizes.channels)
 
 
 @njit(nogil=True)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from numba import njit, prange
 
+from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.border import border_sums
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, SOURCES
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
     Tables,
+    chunks_of,
+    groups_of,
     make_scratch,
+    of_chunk,
     padded,
     query_pixel,
     sides,
@@ -41,7 +45,7 @@ def _entry(sources):
         not wanted. tables: `Tables`' arrays. numbers: `Sizes`. scale: of keys.
         """
         _ = sources
-        units = numbers[0] * numbers[3] * numbers[8] * numbers[9]
+        units = numbers[0] * numbers[3] * numbers[8] * numbers[9] * groups_of(unpack_sizes(numbers))
         row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
         for share in prange(threads):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
@@ -56,39 +60,70 @@ forward = _entry(SOURCES)
 
 @njit(nogil=True)
 def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
-    """Attention of the units (image, block row, block column, head) `first` to `end`."""
+    """Attention of the units (image, block row, block column, head, group of chunks) `first` to `end`."""
     query, key, value = unpack_map(maps, 0, kind), unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
     scratch = make_scratch(sizes, tables.row_t)
-    zero = scratch.key.dtype.type(0)
     down, across = sizes.blocks
     rows, columns = sides(sizes)
-    length = padded(sizes.value_channels)
+    groups, loaded, count, has_border = groups_of(sizes), -1, 0, False
     for unit in range(first, end):
-        head, block_column = unit % sizes.heads, unit // sizes.heads % across
-        block_row, image = unit // (sizes.heads * across) % down, unit // (sizes.heads * across * down)
-        count = load_keys(key, value, sizes, image, head, block_row, block_column, scratch, scale)
-        has_border = sizes.border_takes_part and not sizes.every_place and count < rows * columns
-        count = load_extra(extra_key, extra_value, tables, sizes, image, head, count, scratch, scale)
-        for begin in range(0, sizes.queries[0] * sizes.queries[1], CHUNK):
-            load_queries(query, tables, sizes, image, head, block_row, block_column, begin, scratch)
-            make_scores(count, begin, head, tables, sizes, scratch)
-            if has_border:
-                border_sums(sizes, block_row, block_column, scratch)
-            else:
-                store(scratch.sums, 0, splat(zero))
-                store(scratch.sums, LANES, splat(zero))
-            exponentiate(count, scratch)
-            combine(scratch.value, length, sizes.value_channels, scratch.scores, count, scratch.output_t)
-            write_output(output, norm, sizes, image, head, block_row, block_column, begin, scratch)
+        block = unit // groups
+        head, block_column = block % sizes.heads, block // sizes.heads % across
+        place = block // (sizes.heads * across * down), head, block // (sizes.heads * across) % down, block_column
+        if block != loaded:
+            count = load_keys(key, value, sizes, place, scratch, scale)
+            has_border = sizes.border_takes_part and not sizes.every_place and count < rows * columns
+            count = load_extra(extra_key, extra_value, sizes, place, count, scratch, scale)
+            loaded = block
+        begin = unit % groups * GROUP
+        chunks = min(GROUP, chunks_of(sizes) - begin)
+        if count <= TILE:
+            for number in range(begin, begin + chunks):
+                load_queries(query, tables, sizes, place, number * CHUNK, scratch)
+                begin_sums(sizes, place, has_border, scratch)
+                add_tile(tables, sizes, place, number * CHUNK, 0, count, scratch)
+                write_output(output, norm, sizes, place, number * CHUNK, scratch)
+            continue
+        for number in range(chunks):
+            chunk = of_chunk(scratch, number)
+            load_queries(query, tables, sizes, place, (begin + number) * CHUNK, chunk)
+            begin_sums(sizes, place, has_border, chunk)
+        for tile in range(0, count, TILE):
+            for number in range(chunks):
+                add_tile(tables, sizes, place, (begin + number) * CHUNK, tile, count, of_chunk(scratch, number))
+        for number in range(chunks):
+            write_output(output, norm, sizes, place, (begin + number) * CHUNK, of_chunk(scratch, number))
+
+
+@njit(inline="always")
+def begin_sums(sizes, place, has_border, scratch):
+    """`largest` and `sums` of no key but those of the border."""
+    zero, hidden = scratch.key.dtype.type(0), scratch.key.dtype.type(HIDDEN)
+    for half in range(0, CHUNK, LANES):
+        store(scratch.largest, half, splat(hidden))
+        store(scratch.sums, half, splat(zero))
+    if has_border:
+        border_sums(sizes, place[2], place[3], scratch)
+
+
+@njit(inline="always")
+def add_tile(tables, sizes, place, begin, tile, count, scratch):
+    """Adds the keys from `tile` on, of `count`, to the outputs and sums of the queries from `begin` on."""
+    keys = min(TILE, count - tile)
+    make_scores(tile, keys, begin, place[1], tables, sizes, scratch)
+    exponentiate(keys, scratch)
+    values, factor = sizes.value_channels, scratch.factor
+    combine(scratch.value, tile, values, scratch.scores, keys, scratch.output_t, factor, tile == 0)
 
 
 @njit(nogil=True)
 def exponentiate(count, scratch):
-    """scores = exp(scores - largest), and their sums on top of those in `sums`."""
+    """scores = exp(scores - largest), and their sums on top of what is left of those in `sums`."""
     scores = scratch.scores
     for half in range(0, CHUNK, LANES):
-        largest, total = load(scratch.largest, half), load(scratch.sums, half)
+        largest = load(scratch.largest, half)
+        total = multiply(load(scratch.sums, half), load(scratch.factor, half))
         for t in range(count):
             value = exp(subtract(load(scores, t * CHUNK + half), largest))
             store(scores, t * CHUNK + half, value)
@@ -97,10 +132,11 @@ def exponentiate(count, scratch):
 
 
 @njit(nogil=True)
-def write_output(output, norm, sizes, image, head, block_row, block_column, begin, scratch):
+def write_output(output, norm, sizes, place, begin, scratch):
     """Divides by the sums and writes the queries the map has, and what normalized them."""
     values = padded(sizes.value_channels)
     one = scratch.sums.dtype.type(1)
+    image, head, block_row, block_column = place
     for half in range(0, CHUNK, LANES):
         total = load(scratch.sums, half)
         inverse = divide(splat(one), total)
@@ -109,7 +145,6 @@ def write_output(output, norm, sizes, image, head, block_row, block_column, begi
             store(scratch.output_t, at, multiply(load(scratch.output_t, at), inverse))
         store(scratch.sums, half, inverse)
     columns_to_rows(scratch.output_t, values, scratch.output)
-    place = image, head, block_row, block_column
     write_rows(output, sizes, place, begin, scratch.output, sizes.value_channels)
     for lane in range(CHUNK if norm.size else 0):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)

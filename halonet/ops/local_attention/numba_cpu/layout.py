@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, TILE
 
 
 class Map(NamedTuple):
@@ -73,22 +73,24 @@ class Tables(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Buffers of one thread."""
+    """Buffers of one thread: for the keys of a block, for a tile, and for each chunk of a group (see `of_chunk`)."""
 
     key: Any  # keys x channels, scaled
     value: Any  # keys x value channels
     place: Any  # keys x 3: where the logits of the key's row and column begin in position_t; its place in `bias`
     pixel: Any  # keys x 2: row and column in the map, row -1 where there is none
+    scores: Any  # TILE x CHUNK
+    position: Any  # CHUNK x (rows and columns of the neighbourhood)
+    border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
+    factor: Any  # CHUNK: what is left of sums when a larger logit has come
+    # a chunk's
     query: Any  # CHUNK x channels
     query_t: Any
-    position: Any  # CHUNK x (rows and columns of the neighbourhood)
     position_t: Any  # and one row an extra key, and one of zeros
-    scores: Any  # keys x CHUNK
     output: Any  # CHUNK x value channels
     output_t: Any
     largest: Any  # CHUNK
     sums: Any  # CHUNK
-    border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
 
 
 @njit(inline="always")
@@ -119,6 +121,18 @@ def unpack_map(maps, number, kind):
     return Map(m[0], m[1], m[2], m[3], m[4], kind)
 
 
+@njit(inline="always")
+def chunks_of(sizes):
+    """Chunks of a block's queries."""
+    return (sizes.queries[0] * sizes.queries[1] + CHUNK - 1) // CHUNK
+
+
+@njit(inline="always")
+def groups_of(sizes):
+    """Groups of a block's chunks."""
+    return (chunks_of(sizes) + GROUP - 1) // GROUP
+
+
 @njit(nogil=True)
 def make_scratch(sizes, like):
     """Buffers of one thread, of the type of the array `like`."""
@@ -129,21 +143,53 @@ def make_scratch(sizes, like):
     keys += sizes.extra
     channels, values = padded(sizes.channels), padded(sizes.value_channels)
     position = padded(rows) + padded(columns)
+    queries = min(GROUP, chunks_of(sizes)) * CHUNK
     return Scratch(
         np.zeros(keys * channels, like.dtype),
         np.zeros(keys * values, like.dtype),
         np.zeros(3 * keys, np.int64),
         np.zeros(2 * keys, np.int64),
-        np.zeros(CHUNK * channels, like.dtype),
-        np.zeros(CHUNK * channels, like.dtype),
+        np.zeros(min(keys, TILE) * CHUNK, like.dtype),
         np.zeros(CHUNK * position, like.dtype),
-        np.zeros(CHUNK * (position + sizes.extra + 1), like.dtype),
-        np.zeros(keys * CHUNK, like.dtype),
-        np.zeros(CHUNK * values, like.dtype),
-        np.zeros(CHUNK * values, like.dtype),
-        np.zeros(CHUNK, like.dtype),
-        np.zeros(CHUNK, like.dtype),
         np.zeros(8 * CHUNK, like.dtype),
+        np.zeros(CHUNK, like.dtype),
+        np.zeros(queries * channels, like.dtype),
+        np.zeros(queries * channels, like.dtype),
+        np.zeros(queries * (position + sizes.extra + 1), like.dtype),
+        np.zeros(queries * values, like.dtype),
+        np.zeros(queries * values, like.dtype),
+        np.zeros(queries, like.dtype),
+        np.zeros(queries, like.dtype),
+    )
+
+
+@njit(inline="always")
+def part_of(buffer, number, count):
+    """The part of one chunk, of `count` that have parts."""
+    length = buffer.size // count
+    return buffer[number * length : (number + 1) * length]
+
+
+@njit(nogil=True)
+def of_chunk(scratch, number):
+    """`Scratch` with the buffers of one chunk of the group."""
+    s, count = scratch, scratch.largest.size // CHUNK
+    return Scratch(
+        s.key,
+        s.value,
+        s.place,
+        s.pixel,
+        s.scores,
+        s.position,
+        s.border,
+        s.factor,
+        part_of(s.query, number, count),
+        part_of(s.query_t, number, count),
+        part_of(s.position_t, number, count),
+        part_of(s.output, number, count),
+        part_of(s.output_t, number, count),
+        part_of(s.largest, number, count),
+        part_of(s.sums, number, count),
     )
 
 

@@ -56,11 +56,12 @@ def copy_row(map_, begin, channels, target, place, factor):
 
 
 @njit(nogil=True)
-def load_keys(key, value, sizes, image, head, block_row, block_column, scratch, scale):
+def load_keys(key, value, sizes, place, scratch, scale):
     """Copies the keys, scaled, and values a block sees to rows and notes their places; gives their number.
 
     Border keys are left out, unless they have no common sum.
     """
+    image, head, block_row, block_column = place
     zero, one = scale - scale, scratch.key.dtype.type(1)
     rows, columns = sides(sizes)
     if sizes.every_place:
@@ -70,7 +71,7 @@ def load_keys(key, value, sizes, image, head, block_row, block_column, scratch, 
     top = block_row * sizes.block[0] - sizes.halo[0]
     left = block_column * sizes.block[1] - sizes.halo[1]
     channels, values = padded(sizes.channels), padded(sizes.value_channels)
-    rows_of_keys, rows_of_values, place, pixel = scratch.key, scratch.value, scratch.place, scratch.pixel
+    rows_of_keys, rows_of_values, pixel = scratch.key, scratch.value, scratch.pixel
     count = 0
     for y in range(first_row, end_row):
         for x in range(first_column, end_column):
@@ -79,9 +80,9 @@ def load_keys(key, value, sizes, image, head, block_row, block_column, scratch, 
             row, column = top + y, left + x
             if sizes.circular:
                 row, column = row % (sizes.blocks[0] * sizes.block[0]), column % (sizes.blocks[1] * sizes.block[1])
-            place[3 * count] = y * CHUNK
-            place[3 * count + 1] = (padded(rows) + x) * CHUNK
-            place[3 * count + 2] = y * columns + x
+            scratch.place[3 * count] = y * CHUNK
+            scratch.place[3 * count + 1] = (padded(rows) + x) * CHUNK
+            scratch.place[3 * count + 2] = y * columns + x
             if 0 <= row < sizes.height and 0 <= column < sizes.width:
                 begin = image * key.image + row * key.row + column * key.column + head * key.head
                 copy_row(key, begin, sizes.channels, rows_of_keys, count * channels, scale)
@@ -98,8 +99,9 @@ def load_keys(key, value, sizes, image, head, block_row, block_column, scratch, 
 
 
 @njit(nogil=True)
-def load_extra(key, value, tables, sizes, image, head, count, scratch, scale):
+def load_extra(key, value, sizes, place, count, scratch, scale):
     """Puts the extra keys and values after `count` others; gives the number of all."""
+    image, head, _, _ = place
     one = scratch.key.dtype.type(1)
     rows, columns = sides(sizes)
     begin = padded(rows) + padded(columns)
@@ -113,15 +115,14 @@ def load_extra(key, value, tables, sizes, image, head, count, scratch, scale):
         scratch.place[3 * count + 1] = (begin + sizes.extra) * CHUNK
         scratch.place[3 * count + 2] = rows * columns
         scratch.pixel[2 * count] = -1
-        for half in range(0, CHUNK, LANES):
-            store(scratch.position_t, (begin + g) * CHUNK + half, splat_at(tables.extra_bias, head * sizes.extra + g))
         count += 1
     return count
 
 
 @njit(nogil=True)
-def load_queries(query, tables, sizes, image, head, block_row, block_column, first, scratch):
+def load_queries(query, tables, sizes, place, first, scratch):
     """Loads the queries from number `first` on and their position logits; those that are not there are 0."""
+    image, head, block_row, block_column = place
     channels = padded(sizes.channels)
     rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
     reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
@@ -163,6 +164,10 @@ def load_queries(query, tables, sizes, image, head, block_row, block_column, fir
     rows_to_columns(queries, channels, scratch.query_t)
     if sizes.has_position:
         rows_to_columns(position, rows + columns, scratch.position_t)
+    for g in range(sizes.extra):
+        for half in range(0, CHUNK, LANES):
+            bias = splat_at(tables.extra_bias, head * sizes.extra + g)
+            store(scratch.position_t, (rows + columns + g) * CHUNK + half, bias)
 
 
 @njit(nogil=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from numba import njit
 
-from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import bias_queries, padded, sides
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
+    exp,
     fma,
     load,
     maximum,
@@ -38,46 +38,53 @@ def columns_to_rows(columns, length, rows):
 
 
 @njit(nogil=True)
-def make_scores(count, begin, head, tables, sizes, scratch):
-    """The logits of `count` keys and the queries from `begin` on to `scores`, each query's largest to `largest`."""
+def make_scores(first, count, begin, head, tables, sizes, scratch):
+    """The logits of the `count` keys from `first` on and the queries from `begin` on to `scores`.
+
+    `largest` becomes the largest that each query has met, `factor` what is left of sums that the one before was in.
+    """
     keys, queries_t, position_t = scratch.key, scratch.query_t, scratch.position_t
     place, scores = scratch.place, scratch.scores
     length, channels = padded(sizes.channels), sizes.channels
-    most_0 = most_1 = splat(scores.dtype.type(HIDDEN))
+    most_0, most_1 = load(scratch.largest, 0), load(scratch.largest, LANES)
     t = 0
     while t + 4 <= count:
-        a0, a1 = _column_logits(position_t, place[3 * t + 1])
-        b0, b1 = _column_logits(position_t, place[3 * t + 4])
-        c0, c1 = _column_logits(position_t, place[3 * t + 7])
-        d0, d1 = _column_logits(position_t, place[3 * t + 10])
+        p = 3 * (first + t)
+        a0, a1 = _column_logits(position_t, place[p + 1])
+        b0, b1 = _column_logits(position_t, place[p + 4])
+        c0, c1 = _column_logits(position_t, place[p + 7])
+        d0, d1 = _column_logits(position_t, place[p + 10])
         a0, a1, b0, b1, c0, c1, d0, d1 = _multiply_4(
-            keys, t * length, length, queries_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
+            keys, (first + t) * length, length, queries_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
         )
-        a0, a1 = _with_row(a0, a1, position_t, place[3 * t])
-        b0, b1 = _with_row(b0, b1, position_t, place[3 * t + 3])
-        c0, c1 = _with_row(c0, c1, position_t, place[3 * t + 6])
-        d0, d1 = _with_row(d0, d1, position_t, place[3 * t + 9])
+        a0, a1 = _with_row(a0, a1, position_t, place[p])
+        b0, b1 = _with_row(b0, b1, position_t, place[p + 3])
+        c0, c1 = _with_row(c0, c1, position_t, place[p + 6])
+        d0, d1 = _with_row(d0, d1, position_t, place[p + 9])
         if sizes.has_bias:
-            a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
-            b0, b1 = _with_bias(b0, b1, place[3 * t + 5], begin, head, tables, sizes)
-            c0, c1 = _with_bias(c0, c1, place[3 * t + 8], begin, head, tables, sizes)
-            d0, d1 = _with_bias(d0, d1, place[3 * t + 11], begin, head, tables, sizes)
+            a0, a1 = _with_bias(a0, a1, place[p + 2], begin, head, tables, sizes)
+            b0, b1 = _with_bias(b0, b1, place[p + 5], begin, head, tables, sizes)
+            c0, c1 = _with_bias(c0, c1, place[p + 8], begin, head, tables, sizes)
+            d0, d1 = _with_bias(d0, d1, place[p + 11], begin, head, tables, sizes)
         store_4(scores, t * CHUNK, a0, a1, b0, b1, c0, c1, d0, d1)
         most_0 = maximum(most_0, maximum(maximum(a0, b0), maximum(c0, d0)))
         most_1 = maximum(most_1, maximum(maximum(a1, b1), maximum(c1, d1)))
         t += 4
     while t < count:
-        a0, a1 = _column_logits(position_t, place[3 * t + 1])
+        p = 3 * (first + t)
+        a0, a1 = _column_logits(position_t, place[p + 1])
         for d in range(channels):
-            k = splat_at(keys, t * length + d)
+            k = splat_at(keys, (first + t) * length + d)
             a0, a1 = fma(k, load(queries_t, d * CHUNK), a0), fma(k, load(queries_t, d * CHUNK + LANES), a1)
-        a0, a1 = _with_row(a0, a1, position_t, place[3 * t])
+        a0, a1 = _with_row(a0, a1, position_t, place[p])
         if sizes.has_bias:
-            a0, a1 = _with_bias(a0, a1, place[3 * t + 2], begin, head, tables, sizes)
+            a0, a1 = _with_bias(a0, a1, place[p + 2], begin, head, tables, sizes)
         store(scores, t * CHUNK, a0)
         store(scores, t * CHUNK + LANES, a1)
         most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
         t += 1
+    store(scratch.factor, 0, exp(subtract(load(scratch.largest, 0), most_0)))
+    store(scratch.factor, LANES, exp(subtract(load(scratch.largest, LANES), most_1)))
     store(scratch.largest, 0, most_0)
     store(scratch.largest, LANES, most_1)
 
@@ -130,26 +137,39 @@ def store_4(target, place, a0, a1, b0, b1, c0, c1, d0, d1):
 
 
 @njit(nogil=True)
-def combine(rows, length, channels, scores, count, target_t):
-    """target_t (channels, CHUNK) = rows (count, channels) transposed @ scores (count, CHUNK)."""
+def combine(rows, first, channels, scores, count, target_t, factor, is_first):
+    """target_t (channels, CHUNK) = target_t * factor + rows (count, channels) transposed @ scores (count, CHUNK).
+
+    The rows are those from `first` on; the first ones, with is_first, find nothing to add to.
+    """
+    length, zero = padded(channels), splat(rows.dtype.type(0))
     for c in range(0, channels, 4):
-        a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = splat(rows.dtype.type(0))
+        a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero
+        if not is_first:
+            f0, f1, p = load(factor, 0), load(factor, LANES), c * CHUNK
+            a0, a1 = multiply(load(target_t, p), f0), multiply(load(target_t, p + LANES), f1)
+            p += CHUNK
+            b0, b1 = multiply(load(target_t, p), f0), multiply(load(target_t, p + LANES), f1)
+            p += CHUNK
+            c0, c1 = multiply(load(target_t, p), f0), multiply(load(target_t, p + LANES), f1)
+            p += CHUNK
+            d0, d1 = multiply(load(target_t, p), f0), multiply(load(target_t, p + LANES), f1)
         for t in range(count):
-            s0, s1 = load(scores, t * CHUNK), load(scores, t * CHUNK + LANES)
-            r = splat_at(rows, t * length + c)
-            a0, a1 = fma(r, s0, a0), fma(r, s1, a1)
-            r = splat_at(rows, t * length + c + 1)
-            b0, b1 = fma(r, s0, b0), fma(r, s1, b1)
-            r = splat_at(rows, t * length + c + 2)
-            c0, c1 = fma(r, s0, c0), fma(r, s1, c1)
-            r = splat_at(rows, t * length + c + 3)
-            d0, d1 = fma(r, s0, d0), fma(r, s1, d1)
+            s0, s1, r = load(scores, t * CHUNK), load(scores, t * CHUNK + LANES), (first + t) * length + c
+            row = splat_at(rows, r)
+            a0, a1 = fma(row, s0, a0), fma(row, s1, a1)
+            row = splat_at(rows, r + 1)
+            b0, b1 = fma(row, s0, b0), fma(row, s1, b1)
+            row = splat_at(rows, r + 2)
+            c0, c1 = fma(row, s0, c0), fma(row, s1, c1)
+            row = splat_at(rows, r + 3)
+            d0, d1 = fma(row, s0, d0), fma(row, s1, d1)
         store_4(target_t, c * CHUNK, a0, a1, b0, b1, c0, c1, d0, d1)
 
 
 @njit(nogil=True)
-def score_gradients(count, sizes, scratch, gradients):
-    """gradients.scores = weights * (values @ gradient of the output - delta)."""
+def score_gradients(first, count, sizes, scratch, gradients):
+    """gradients.scores = weights * (values @ gradient of the output - delta), of the values from `first` on."""
     rows, columns_t = scratch.value, scratch.output_t
     length, channels = padded(sizes.value_channels), sizes.value_channels
     less_0 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, 0))
@@ -160,7 +180,7 @@ def score_gradients(count, sizes, scratch, gradients):
         a0 = b0 = c0 = d0 = less_0
         a1 = b1 = c1 = d1 = less_1
         a0, a1, b0, b1, c0, c1, d0, d1 = _multiply_4(
-            rows, t * length, length, columns_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
+            rows, (first + t) * length, length, columns_t, channels, a0, a1, b0, b1, c0, c1, d0, d1
         )
         p = t * CHUNK
         a0, a1 = multiply(a0, load(weights, p)), multiply(a1, load(weights, p + LANES))
@@ -175,7 +195,7 @@ def score_gradients(count, sizes, scratch, gradients):
     while t < count:
         a0, a1 = less_0, less_1
         for d in range(channels):
-            v = splat_at(rows, t * length + d)
+            v = splat_at(rows, (first + t) * length + d)
             a0, a1 = fma(v, load(columns_t, d * CHUNK), a0), fma(v, load(columns_t, d * CHUNK + LANES), a1)
         store(target, t * CHUNK, multiply(a0, load(weights, t * CHUNK)))
         store(target, t * CHUNK + LANES, multiply(a1, load(weights, t * CHUNK + LANES)))
@@ -183,12 +203,12 @@ def score_gradients(count, sizes, scratch, gradients):
 
 
 @njit(nogil=True)
-def spread(scores, count, rows, length, target):
-    """target (count, length) += scores (count, CHUNK) @ rows (CHUNK, length)."""
+def spread(scores, count, rows, length, target, first):
+    """target (count, length), from row `first` on, += scores (count, CHUNK) @ rows (CHUNK, length)."""
     for d in range(0, length, LANES):
         t = 0
         while t + 8 <= count:
-            p = t * length + d
+            p = (first + t) * length + d
             a, b = load(target, p), load(target, p + length)
             c, e = load(target, p + 2 * length), load(target, p + 3 * length)
             p += 4 * length
@@ -206,11 +226,11 @@ def spread(scores, count, rows, length, target):
                 h = fma(splat_at(scores, s + 6 * CHUNK + lane), row, h)
                 i = fma(splat_at(scores, s + 7 * CHUNK + lane), row, i)
             for number, part in enumerate((a, b, c, e, f, g, h, i)):
-                store(target, (t + number) * length + d, part)
+                store(target, (first + t + number) * length + d, part)
             t += 8
         while t < count:
-            a = load(target, t * length + d)
+            a = load(target, (first + t) * length + d)
             for lane in range(CHUNK):
                 a = fma(splat_at(scores, t * CHUNK + lane), load(rows, lane * length + d), a)
-            store(target, t * length + d, a)
+            store(target, (first + t) * length + d, a)
             t += 1

@@ -10,17 +10,18 @@ from halonet.ops.local_attention.numba_cpu.vectors import add, fma, load, splat_
 
 
 @njit(nogil=True)
-def position_gradients(count, scratch, gradients):
-    """gradients.position_t = sums of gradients.scores over the keys of a row and of a column."""
+def position_gradients(first, count, scratch, gradients):
+    """gradients.position_t += sums of gradients.scores, of the keys from `first` on, over a row and over a column."""
     target, scores, place = gradients.position_t, gradients.scores, scratch.place
-    target[:] = 0
+    if first == 0:
+        target[:] = 0
     for half in range(0, CHUNK, LANES):
         t = 0
         while t < count:
-            row = place[3 * t]
+            row = place[3 * (first + t)]
             total = load(target, row + half)
-            while t < count and place[3 * t] == row:
-                part, column = load(scores, t * CHUNK + half), place[3 * t + 1] + half
+            while t < count and place[3 * (first + t)] == row:
+                part, column = load(scores, t * CHUNK + half), place[3 * (first + t) + 1] + half
                 total = add(total, part)
                 store(target, column, add(load(target, column), part))
                 t += 1
@@ -58,11 +59,11 @@ def to_tables(sizes, place, begin, part, table_rows, table_gradients, scratch, g
 
 
 @njit(nogil=True)
-def add_bias(count, begin, sizes, scratch, gradients):
-    """Adds gradients.scores to the gradient of the bias."""
+def add_bias(first, count, begin, sizes, scratch, gradients):
+    """Adds gradients.scores, of the keys from `first` on, to the gradient of the bias."""
     target, scores, place = gradients.bias, gradients.scores, scratch.place
     for t in range(count):
-        start = place[3 * t + 2] * bias_queries(sizes) + begin
+        start = place[3 * (first + t) + 2] * bias_queries(sizes) + begin
         for half in range(0, CHUNK, LANES):
             store(target, start + half, add(load(target, start + half), load(scores, t * CHUNK + half)))
 
