@@ -1,6 +1,7 @@
 """What is particular to the kernels compiled by numba: threads, forked processes, widths of registers."""
 
 import os
+from collections import defaultdict
 from dataclasses import replace
 
 import numba
@@ -10,7 +11,7 @@ import torch
 
 from halonet.ops import explain_backend, local_attention
 from halonet.ops.local_attention import backends
-from halonet.ops.local_attention.numba_cpu import operator
+from halonet.ops.local_attention.numba_cpu import amx, operator
 from tests.ops.cases import CASES, Case, assert_same, call, output_and_gradients
 
 _CASE = Case(map_size=(9, 7), block_size=4, halo_size=1, relative=True, batch=2, heads=3)
@@ -83,6 +84,53 @@ LARGE = {
 def test_more_keys_and_queries_than_are_taken_together(case):
     expected = output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="reference")
     assert_same(result(case), expected)
+
+
+WIDE = {
+    **{name: replace(case, key_dim=32, value_dim=40) for name, case in LARGE.items()},
+    "halo": Case(map_size=(13, 17), block_size=8, halo_size=3, relative=True, key_dim=33, value_dim=32, batch=2),
+}
+
+
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("case", WIDE.values(), ids=WIDE.keys())
+def test_parts_of_numbers(case, parts):
+    """On tile registers float32 in three parts and bfloat16 in one are as exact as eager code, over some draws."""
+    if not amx.is_permitted():
+        pytest.skip("this processor has no AMX, or the system does not permit it")
+    dtype = torch.bfloat16 if parts == 1 else torch.float32
+    errors, allowed = defaultdict(float), defaultdict(float)
+    for seed in range(10):
+        tensors = case.tensors(dtype=dtype, seed=seed, requires_grad=False)
+
+        def run(backend, dtype=dtype, tensors=tensors):
+            leaves = {name: tensor.to(dtype).requires_grad_() for name, tensor in tensors.items()}
+            return output_and_gradients(local_attention, leaves, **case.arguments, backend=backend)
+
+        exact, eager, ours = run("reference", torch.float64), run("reference"), run("numba")
+        for name, tensor in exact.items():
+            rounding = 2 * torch.finfo(dtype).eps * tensor.abs().max().item()
+            error_of_eager = (eager[name].double() - tensor).abs().max().item()
+            allowed[name] = max(allowed[name], 2 * error_of_eager + rounding)
+            errors[name] = max(errors[name], (ours[name].double() - tensor).abs().max().item())
+    assert all(errors[name] <= allowed[name] for name in allowed), (errors, allowed)
+
+
+def test_without_tile_registers(monkeypatch):
+    with_tiles = result(WIDE["halo"], dtype=torch.float32)
+    monkeypatch.setattr(amx, "is_permitted", lambda: False)
+    assert_same(result(WIDE["halo"], dtype=torch.float32), with_tiles, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value"])
+def test_what_is_not_finite_takes_vector_registers(name):
+    """Infinity has no parts: infinity less infinity is no number, where eager code still has one."""
+    case = Case(map_size=(8, 8), block_size=8, halo_size=0, key_dim=32, value_dim=32, heads=1)
+    tensors = {key: tensor.detach() for key, tensor in case.tensors(dtype=torch.float32).items()}
+    tensors[name][0, 1, 2, 0, 3] = torch.inf
+    expected = call(local_attention, tensors, **case.arguments, backend="reference")
+    actual = call(local_attention, tensors, **case.arguments, backend="numba")
+    torch.testing.assert_close(actual, expected, equal_nan=True, rtol=1e-4, atol=1e-5)
 
 
 def test_queries_that_the_map_has_not_do_no_harm():

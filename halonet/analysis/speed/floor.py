@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 
@@ -119,7 +120,8 @@ def _kernel_exponentials() -> float:
     count, rounds = 196, 2000
     empty, places = np.zeros(CHUNK, np.float32), np.zeros(2, np.int64)
     scores = np.full(count * CHUNK, -1, np.float32)
-    buffers = dict.fromkeys(Scratch._fields, empty) | {"place": places, "pixel": places, "scores": scores}
+    buffers: dict[str, Any] = dict.fromkeys(Scratch._fields, empty)
+    buffers |= {"place": places, "pixel": places, "scores": scores, "number": 0}
     scratch = Scratch(**buffers)
 
     @numba.njit

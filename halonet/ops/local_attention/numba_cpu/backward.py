@@ -8,6 +8,17 @@ import numpy as np
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
+from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
+from halonet.ops.local_attention.numba_cpu.amx_products import (
+    combine_tiles,
+    content_scores,
+    pack_given,
+    pack_keys,
+    places_of,
+    rows_by_chunk,
+    slopes_to_parts,
+    spread_tiles,
+)
 from halonet.ops.local_attention.numba_cpu.border import add_border
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
@@ -22,9 +33,11 @@ from halonet.ops.local_attention.numba_cpu.layout import (
     sides,
     unpack_map,
     unpack_sizes,
+    zeros,
 )
 from halonet.ops.local_attention.numba_cpu.loading import copy_row, load_extra, load_keys, load_queries, write_rows
 from halonet.ops.local_attention.numba_cpu.products import (
+    add_position,
     columns_to_rows,
     combine,
     make_scores,
@@ -80,20 +93,20 @@ class Totals(NamedTuple):
 @njit(nogil=True)
 def make_gradients(sizes, scratch):
     """Buffers for gradients, as large as those of `scratch`."""
-    dtype, channels = scratch.key.dtype, padded(sizes.channels)
+    like, channels = scratch.key, sizes.length
     return Gradients(
-        np.zeros_like(scratch.key),
-        np.zeros_like(scratch.value),
-        np.zeros_like(scratch.scores),
-        np.zeros(CHUNK * channels, dtype),
-        np.zeros_like(scratch.position),
-        np.zeros(padded(sizes.value_channels), dtype),
-        np.ones(CHUNK, dtype),
-        np.zeros(bias_size(sizes), dtype),
-        np.zeros_like(scratch.query_t),
-        np.zeros_like(scratch.position_t),
-        np.zeros_like(scratch.largest),
-        np.zeros_like(scratch.largest),
+        zeros(scratch.key.size, like),
+        zeros(scratch.value.size, like),
+        zeros(scratch.scores.size, like),
+        zeros(CHUNK * channels, like),
+        zeros(scratch.position.size, like),
+        zeros(sizes.value_length, like),
+        np.ones(CHUNK, like.dtype),
+        zeros(bias_size(sizes), like),
+        zeros(scratch.query_t.size, like),
+        zeros(scratch.position_t.size, like),
+        zeros(scratch.largest.size, like),
+        zeros(scratch.largest.size, like),
     )
 
 
@@ -156,7 +169,9 @@ def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
     """Gradients of the slices (image, head) `first` to `end`."""
     key, value = unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind)
-    scratch = make_scratch(sizes, tables.row_t)
+    places, size = places_of(sizes)
+    scratch = make_scratch(sizes, tables.row_t, size)
+    settings = begin_tiles(sizes.parts)
     gradients = make_gradients(sizes, scratch)
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
     for part in range(first, end):
@@ -166,59 +181,77 @@ def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
             place = image, head, block // sizes.blocks[1], block % sizes.blocks[1]
             own = load_keys(key, value, sizes, place, scratch, scale)
             count = load_extra(extra_key, extra_value, sizes, place, own, scratch, scale)
+            finite = sizes.parts > 0 and pack_keys(count, places, sizes, scratch, True)
             gradients.key[:] = zero
             gradients.value[:] = zero
             for begin in range(0, chunks_of(sizes), GROUP):
-                add_group(maps, kind, norm, totals, tables, sizes, place, begin, (own, count), scratch, gradients)
-            channels, values = sizes.channels, sizes.value_channels
-            add_keys(unpack_map(maps, 8, kind), sizes, place, own, gradients.key, channels, scratch.pixel, scale)
-            add_keys(unpack_map(maps, 9, kind), sizes, place, own, gradients.value, values, scratch.pixel, one)
-            add_extra(unpack_map(maps, 10, kind), sizes, place, own, gradients.key, channels, scale)
-            add_extra(unpack_map(maps, 11, kind), sizes, place, own, gradients.value, values, one)
+                keys = own, count, finite
+                add_group(maps, kind, norm, totals, tables, sizes, place, begin, keys, scratch, gradients)
+            channels, values = (sizes.length, sizes.channels), (sizes.value_length, sizes.value_channels)
+            add_keys(unpack_map(maps, 8, kind), place, own, gradients.key, channels, scratch.pixel, scale)
+            add_keys(unpack_map(maps, 9, kind), place, own, gradients.value, values, scratch.pixel, one)
+            add_extra(unpack_map(maps, 10, kind), sizes.extra, place, own, gradients.key, channels, scale)
+            add_extra(unpack_map(maps, 11, kind), sizes.extra, place, own, gradients.value, values, one)
         if sizes.has_bias:
             to_bias(sizes, part, totals.bias_gradients, gradients)
+    end_tiles(sizes.parts, settings)
 
 
 @njit(nogil=True)
 def add_group(maps, kind, norm, totals, tables, sizes, place, first, keys, scratch, gradients):
     """Adds what the queries of a block's chunks from `first` on contribute.
 
-    keys: how many are the block's own, and how many there are with the extra ones, which come after them.
+    keys: how many are the block's own, how many there are with the extra ones, which come after them, and whether
+    all are finite.
     """
     query, output, grad = unpack_map(maps, 0, kind), unpack_map(maps, 5, kind), unpack_map(maps, 6, kind)
     target = unpack_map(maps, 7, kind)
-    own, count = keys
+    own, count, finite = keys
+    places, _ = places_of(sizes)
     chunks = min(GROUP, chunks_of(sizes) - first)
     if count <= TILE:
         for begin in range(first * CHUNK, (first + chunks) * CHUNK, CHUNK):
             load_queries(query, tables, sizes, place, begin, scratch)
             load_given(output, grad, norm, sizes, place, begin, scratch, gradients)
-            add_tile(totals, tables, sizes, place, begin, 0, keys, scratch, gradients)
+            scratch.finite[0] = finite and pack_given(places, sizes, scratch)
+            add_tile(places, totals, tables, sizes, place, begin, 0, keys, scratch, gradients)
             finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients)
         return
     for number in range(chunks):
         chunk, begin = of_chunk(scratch, number), (first + number) * CHUNK
         load_queries(query, tables, sizes, place, begin, chunk)
         load_given(output, grad, norm, sizes, place, begin, chunk, gradients_of_chunk(gradients, number))
+        scratch.finite[number] = finite and pack_given(places, sizes, chunk)
     for tile in range(0, count, TILE):
         for number in range(chunks):
             chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
-            add_tile(totals, tables, sizes, place, (first + number) * CHUNK, tile, keys, chunk, sums)
+            add_tile(places, totals, tables, sizes, place, (first + number) * CHUNK, tile, keys, chunk, sums)
     for number in range(chunks):
         chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
         finish_chunk(target, totals, sizes, place, (first + number) * CHUNK, own, chunk, sums)
 
 
 @njit(inline="always")
-def add_tile(totals, tables, sizes, place, begin, tile, keys, scratch, gradients):
+def add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, gradients):
     """Adds what the queries from `begin` on and a tile of keys contribute to each other's gradients."""
-    length, count = padded(sizes.channels), min(TILE, keys[1] - tile)
-    make_scores(tile, count, begin, place[1], tables, sizes, scratch)
-    make_weights(count, scratch, gradients)
-    score_gradients(tile, count, sizes, scratch, gradients)
-    spread(scratch.scores, count, scratch.output, padded(sizes.value_channels), gradients.value, tile)
-    spread(gradients.scores, count, scratch.query, length, gradients.key, tile)
-    combine(scratch.key, tile, sizes.channels, gradients.scores, count, gradients.query_t, gradients.one, tile == 0)
+    length, values, count, is_first = sizes.length, sizes.value_length, min(TILE, keys[1] - tile), tile == 0
+    scores, slopes, query_t, one = scratch.scores, gradients.scores, gradients.query_t, gradients.one
+    if scratch.finite[scratch.number]:
+        content_scores(tile, count, places, sizes, scratch)
+        add_position(tile, count, begin, place[1], tables, sizes, scratch)
+        make_weights(count, scratch, gradients)
+        rows_by_chunk(places.value, places.grad, values, tile, count, sizes, scratch, slopes)
+        slopes_to_parts(count, scratch, gradients, places, sizes.parts)
+        spread_tiles(places.weights, places.grad_rows, values, tile, count, sizes, scratch, gradients.value)
+        spread_tiles(places.slopes, places.query_rows, length, tile, count, sizes, scratch, gradients.key)
+        combine_tiles((places.key_t, length), tile, count, places, sizes, scratch, query_t, one, is_first)
+    else:
+        make_scores(tile, count, begin, place[1], tables, sizes, scratch)
+        make_weights(count, scratch, gradients)
+        score_gradients(tile, count, sizes, scratch, gradients)
+        spread(scores, count, scratch.output, values, gradients.value, tile)
+        spread(slopes, count, scratch.query, length, gradients.key, tile)
+        combine(scratch.key, tile, length, sizes.channels, slopes, count, query_t, one, is_first)
     if sizes.has_bias:
         add_bias(tile, count, begin, sizes, scratch, gradients)
     if sizes.has_position:
@@ -233,14 +266,14 @@ def add_tile(totals, tables, sizes, place, begin, tile, keys, scratch, gradients
 def finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients):
     """Adds the border's part, goes from position logits to queries and tables, and writes the queries' gradients."""
     rows, columns = sides(sizes)
-    columns_to_rows(gradients.query_t, padded(sizes.channels), gradients.query)
+    columns_to_rows(gradients.query_t, sizes.length, gradients.query)
     if sizes.has_position:
         if sizes.border_takes_part and not sizes.every_place and own < rows * columns:
             add_border(sizes, place[2], place[3], scratch, gradients)
         columns_to_rows(gradients.position_t, padded(rows) + padded(columns), gradients.position)
         part = place[0] * sizes.heads + place[1]
         to_tables(sizes, place, begin, part, totals.table_rows, totals.table_gradients, scratch, gradients)
-    write_rows(target, sizes, place, begin, gradients.query, sizes.channels)
+    write_rows(target, sizes, place, begin, gradients.query, sizes.length, sizes.channels)
 
 
 @njit(nogil=True)
@@ -250,7 +283,7 @@ def load_given(output, grad, norm, sizes, place, begin, scratch, gradients):
     The gradient of the output takes the division by the sum of exponentials over, so that weights need none.
     """
     image, head, block_row, block_column = place
-    values = padded(sizes.value_channels)
+    values = sizes.value_length
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
@@ -283,22 +316,22 @@ def make_weights(count, scratch, gradients):
 
 
 @njit(nogil=True)
-def add_keys(target, sizes, place, count, source, channels, pixel, factor):
+def add_keys(target, place, count, source, lengths, pixel, factor):
     """Adds the rows of a block's own keys, times a factor, to a map."""
-    image, head, _, _ = place
+    (image, head, _, _), (length, channels) = place, lengths
     for t in range(count):
         if pixel[2 * t] >= 0:
             start = image * target.image + pixel[2 * t] * target.row + pixel[2 * t + 1] * target.column
-            add_row(target.address, start + head * target.head, channels, source, t * padded(channels), factor)
+            add_row(target.address, start + head * target.head, channels, source, t * length, factor)
 
 
 @njit(nogil=True)
-def add_extra(target, sizes, place, count, source, channels, factor):
+def add_extra(target, extra, place, count, source, lengths, factor):
     """Adds the rows of extra keys, times a factor, which come after `count` others."""
-    image, head, _, _ = place
-    for g in range(sizes.extra):
+    (image, head, _, _), (length, channels) = place, lengths
+    for g in range(extra):
         start = image * target.image + g * target.column + head * target.head
-        add_row(target.address, start, channels, source, (count + g) * padded(channels), factor)
+        add_row(target.address, start, channels, source, (count + g) * length, factor)
 
 
 @njit(nogil=True)

@@ -5,6 +5,15 @@ from __future__ import annotations
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
+from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
+from halonet.ops.local_attention.numba_cpu.amx_products import (
+    combine_tiles,
+    content_scores,
+    exponentiate_tiles,
+    pack_keys,
+    pack_queries,
+    places_of,
+)
 from halonet.ops.local_attention.numba_cpu.border import border_sums
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
@@ -13,14 +22,13 @@ from halonet.ops.local_attention.numba_cpu.layout import (
     groups_of,
     make_scratch,
     of_chunk,
-    padded,
     query_pixel,
     sides,
     unpack_map,
     unpack_sizes,
 )
 from halonet.ops.local_attention.numba_cpu.loading import load_extra, load_keys, load_queries, write_rows
-from halonet.ops.local_attention.numba_cpu.products import columns_to_rows, combine, make_scores
+from halonet.ops.local_attention.numba_cpu.products import add_position, columns_to_rows, combine, make_scores
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
     divide,
@@ -63,10 +71,12 @@ def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
     """Attention of the units (image, block row, block column, head, group of chunks) `first` to `end`."""
     query, key, value = unpack_map(maps, 0, kind), unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
-    scratch = make_scratch(sizes, tables.row_t)
+    places, size = places_of(sizes)
+    scratch = make_scratch(sizes, tables.row_t, size)
+    settings = begin_tiles(sizes.parts)
     down, across = sizes.blocks
     rows, columns = sides(sizes)
-    groups, loaded, count, has_border = groups_of(sizes), -1, 0, False
+    groups, loaded, count, has_border, finite = groups_of(sizes), -1, 0, False, False
     for unit in range(first, end):
         block = unit // groups
         head, block_column = block % sizes.heads, block // sizes.heads % across
@@ -75,6 +85,7 @@ def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
             count = load_keys(key, value, sizes, place, scratch, scale)
             has_border = sizes.border_takes_part and not sizes.every_place and count < rows * columns
             count = load_extra(extra_key, extra_value, sizes, place, count, scratch, scale)
+            finite = sizes.parts > 0 and pack_keys(count, places, sizes, scratch, False)
             loaded = block
         begin = unit % groups * GROUP
         chunks = min(GROUP, chunks_of(sizes) - begin)
@@ -82,18 +93,22 @@ def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
             for number in range(begin, begin + chunks):
                 load_queries(query, tables, sizes, place, number * CHUNK, scratch)
                 begin_sums(sizes, place, has_border, scratch)
-                add_tile(tables, sizes, place, number * CHUNK, 0, count, scratch)
+                scratch.finite[0] = finite and pack_queries(places, sizes, scratch)
+                add_tile(places, tables, sizes, place, number * CHUNK, 0, count, scratch)
                 write_output(output, norm, sizes, place, number * CHUNK, scratch)
             continue
         for number in range(chunks):
             chunk = of_chunk(scratch, number)
             load_queries(query, tables, sizes, place, (begin + number) * CHUNK, chunk)
             begin_sums(sizes, place, has_border, chunk)
+            scratch.finite[number] = finite and pack_queries(places, sizes, chunk)
         for tile in range(0, count, TILE):
             for number in range(chunks):
-                add_tile(tables, sizes, place, (begin + number) * CHUNK, tile, count, of_chunk(scratch, number))
+                chunk = of_chunk(scratch, number)
+                add_tile(places, tables, sizes, place, (begin + number) * CHUNK, tile, count, chunk)
         for number in range(chunks):
             write_output(output, norm, sizes, place, (begin + number) * CHUNK, of_chunk(scratch, number))
+    end_tiles(sizes.parts, settings)
 
 
 @njit(inline="always")
@@ -108,13 +123,21 @@ def begin_sums(sizes, place, has_border, scratch):
 
 
 @njit(inline="always")
-def add_tile(tables, sizes, place, begin, tile, count, scratch):
+def add_tile(places, tables, sizes, place, begin, tile, count, scratch):
     """Adds the keys from `tile` on, of `count`, to the outputs and sums of the queries from `begin` on."""
-    keys = min(TILE, count - tile)
-    make_scores(tile, keys, begin, place[1], tables, sizes, scratch)
-    exponentiate(keys, scratch)
-    values, factor = sizes.value_channels, scratch.factor
-    combine(scratch.value, tile, values, scratch.scores, keys, scratch.output_t, factor, tile == 0)
+    keys, is_first = min(TILE, count - tile), tile == 0
+    scores, output_t, factor = scratch.scores, scratch.output_t, scratch.factor
+    if scratch.finite[scratch.number]:
+        content_scores(tile, keys, places, sizes, scratch)
+        add_position(tile, keys, begin, place[1], tables, sizes, scratch)
+        exponentiate_tiles(keys, scratch, places.scores, sizes.parts)
+        values = places.value_t, sizes.value_length
+        combine_tiles(values, tile, keys, places, sizes, scratch, output_t, factor, is_first)
+    else:
+        make_scores(tile, keys, begin, place[1], tables, sizes, scratch)
+        exponentiate(keys, scratch)
+        length, channels = sizes.value_length, sizes.value_channels
+        combine(scratch.value, tile, length, channels, scores, keys, output_t, factor, is_first)
 
 
 @njit(nogil=True)
@@ -134,7 +157,7 @@ def exponentiate(count, scratch):
 @njit(nogil=True)
 def write_output(output, norm, sizes, place, begin, scratch):
     """Divides by the sums and writes the queries the map has, and what normalized them."""
-    values = padded(sizes.value_channels)
+    values = sizes.value_length
     one = scratch.sums.dtype.type(1)
     image, head, block_row, block_column = place
     for half in range(0, CHUNK, LANES):
@@ -145,7 +168,7 @@ def write_output(output, norm, sizes, place, begin, scratch):
             store(scratch.output_t, at, multiply(load(scratch.output_t, at), inverse))
         store(scratch.sums, half, inverse)
     columns_to_rows(scratch.output_t, values, scratch.output)
-    write_rows(output, sizes, place, begin, scratch.output, sizes.value_channels)
+    write_rows(output, sizes, place, begin, scratch.output, values, sizes.value_channels)
     for lane in range(CHUNK if norm.size else 0):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
         if row >= 0:

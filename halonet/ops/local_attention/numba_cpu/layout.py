@@ -54,6 +54,9 @@ class Sizes(NamedTuple):
     neighbors: int  # 0: the whole halo
     extra: int  # keys every query sees
     has_bias: bool
+    parts: int  # that each number is taken in by tile registers; 0: vector registers (`amx_products`)
+    length: int  # of rows of channels, filled up with zeros
+    value_length: int
 
 
 class Tables(NamedTuple):
@@ -81,8 +84,11 @@ class Scratch(NamedTuple):
     pixel: Any  # keys x 2: row and column in the map, row -1 where there is none
     scores: Any  # TILE x CHUNK
     position: Any  # CHUNK x (rows and columns of the neighbourhood)
+    parts: Any  # what tile registers take, of 16 bits: see `amx_products.Places`
     border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
     factor: Any  # CHUNK: what is left of sums when a larger logit has come
+    finite: Any  # GROUP: whether all that is in parts is finite; else a chunk takes vector registers
+    number: int  # of the chunk in its group
     # a chunk's
     query: Any  # CHUNK x channels
     query_t: Any
@@ -111,7 +117,8 @@ def unpack_sizes(numbers):
     n = numbers
     singles = n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]
     pairs = (n[8], n[9]), (n[10], n[11]), (n[12], n[13]), (n[14], n[15])
-    return Sizes(*singles, *pairs, n[16], n[17] != 0, n[18] != 0, n[19] != 0, n[20] != 0, n[21], n[22], n[23] != 0)
+    flags = n[17] != 0, n[18] != 0, n[19] != 0, n[20] != 0
+    return Sizes(*singles, *pairs, n[16], *flags, n[21], n[22], n[23] != 0, n[24], n[25], n[26])
 
 
 @njit(nogil=True)
@@ -133,33 +140,50 @@ def groups_of(sizes):
     return (chunks_of(sizes) + GROUP - 1) // GROUP
 
 
-@njit(nogil=True)
-def make_scratch(sizes, like):
-    """Buffers of one thread, of the type of the array `like`."""
+@njit(inline="always")
+def key_rows(sizes):
+    """The most keys that a block sees, filled up to 32."""
     rows, columns = sides(sizes)
     keys = rows * columns
     if not sizes.every_place:
         keys = min(rows, sizes.height) * min(columns, sizes.width)
-    keys += sizes.extra
-    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    return (keys + sizes.extra + 31) // 32 * 32
+
+
+@njit(nogil=True)
+def zeros(count, like):
+    """Zeros of the type of the array `like` that begin with a cache line: a register read across two costs both."""
+    buffer = np.zeros(count + 64 // like.itemsize, like.dtype)
+    begin = (64 - np.int64(buffer.ctypes.data) % 64) % 64 // like.itemsize
+    return buffer[begin : begin + count]
+
+
+@njit(nogil=True)
+def make_scratch(sizes, like, parts):
+    """Buffers of one thread, of the type of the array `like`; `parts` numbers for tile registers."""
+    rows, columns = sides(sizes)
+    keys, halves = key_rows(sizes), np.zeros(0, np.uint16)
     position = padded(rows) + padded(columns)
     queries = min(GROUP, chunks_of(sizes)) * CHUNK
     return Scratch(
-        np.zeros(keys * channels, like.dtype),
-        np.zeros(keys * values, like.dtype),
+        zeros(keys * sizes.length, like),
+        zeros(keys * sizes.value_length, like),
         np.zeros(3 * keys, np.int64),
         np.zeros(2 * keys, np.int64),
-        np.zeros(min(keys, TILE) * CHUNK, like.dtype),
-        np.zeros(CHUNK * position, like.dtype),
-        np.zeros(8 * CHUNK, like.dtype),
-        np.zeros(CHUNK, like.dtype),
-        np.zeros(queries * channels, like.dtype),
-        np.zeros(queries * channels, like.dtype),
-        np.zeros(queries * (position + sizes.extra + 1), like.dtype),
-        np.zeros(queries * values, like.dtype),
-        np.zeros(queries * values, like.dtype),
-        np.zeros(queries, like.dtype),
-        np.zeros(queries, like.dtype),
+        zeros(min(keys, TILE) * CHUNK, like),
+        zeros(CHUNK * position, like),
+        zeros(parts, halves),
+        zeros(8 * CHUNK, like),
+        zeros(CHUNK, like),
+        np.zeros(GROUP, np.bool_),
+        0,
+        zeros(queries * sizes.length, like),
+        zeros(queries * sizes.length, like),
+        zeros(queries * (position + sizes.extra + 1), like),
+        zeros(queries * sizes.value_length, like),
+        zeros(queries * sizes.value_length, like),
+        zeros(queries, like),
+        zeros(queries, like),
     )
 
 
@@ -181,8 +205,11 @@ def of_chunk(scratch, number):
         s.pixel,
         s.scores,
         s.position,
+        s.parts,
         s.border,
         s.factor,
+        s.finite,
+        number,
         part_of(s.query, number, count),
         part_of(s.query_t, number, count),
         part_of(s.position_t, number, count),

@@ -9,6 +9,7 @@ from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
 from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
 from halonet.ops.local_attention.numba_cpu.vectors import (
+    add,
     fma,
     load,
     load_bfloat16,
@@ -70,7 +71,7 @@ def load_keys(key, value, sizes, place, scratch, scale):
         first_row, end_row, first_column, end_column = clip(sizes, block_row, block_column)
     top = block_row * sizes.block[0] - sizes.halo[0]
     left = block_column * sizes.block[1] - sizes.halo[1]
-    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    channels, values = sizes.length, sizes.value_length
     rows_of_keys, rows_of_values, pixel = scratch.key, scratch.value, scratch.pixel
     count = 0
     for y in range(first_row, end_row):
@@ -105,7 +106,7 @@ def load_extra(key, value, sizes, place, count, scratch, scale):
     one = scratch.key.dtype.type(1)
     rows, columns = sides(sizes)
     begin = padded(rows) + padded(columns)
-    channels, values = padded(sizes.channels), padded(sizes.value_channels)
+    channels, values = sizes.length, sizes.value_length
     for g in range(sizes.extra):
         start = image * key.image + g * key.column + head * key.head
         copy_row(key, start, sizes.channels, scratch.key, count * channels, scale)
@@ -123,7 +124,7 @@ def load_extra(key, value, sizes, place, count, scratch, scale):
 def load_queries(query, tables, sizes, place, first, scratch):
     """Loads the queries from number `first` on and their position logits; those that are not there are 0."""
     image, head, block_row, block_column = place
-    channels = padded(sizes.channels)
+    channels = sizes.length
     rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
     reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
@@ -142,25 +143,13 @@ def load_queries(query, tables, sizes, place, first, scratch):
         if not sizes.has_position:
             continue
         i, j = (first + lane) // sizes.queries[1], (first + lane) % sizes.queries[1]
-        start = reach[0] - sizes.halo[0] - i * sizes.relative_stride
-        target = lane * (rows + columns)
-        for y in range(0, rows, LANES):
-            total = load(tables.hidden_row, i * rows + y)
-            for d in range(sizes.channels):
-                total = fma(
-                    splat_at(queries, lane * channels + d), load(tables.row_t, d * row_length + start + y), total
-                )
-            store(position, target + y, total)
-        start = reach[1] - sizes.halo[1] - j * sizes.relative_stride
-        for x in range(0, columns, LANES):
-            total = load(tables.hidden_column, j * columns + x)
-            for d in range(sizes.channels):
-                total = fma(
-                    splat_at(queries, lane * channels + d),
-                    load(tables.column_t, d * column_length + start + x),
-                    total,
-                )
-            store(position, target + rows + x, total)
+        own = lane * channels, sizes.channels
+        start, target = reach[0] - sizes.halo[0] - i * sizes.relative_stride, lane * (rows + columns)
+        place = start, i * rows, target
+        position_logits(queries, own, tables.row_t, row_length, tables.hidden_row, rows, place, position)
+        start, target = reach[1] - sizes.halo[1] - j * sizes.relative_stride, target + rows
+        place = start, j * columns, target
+        position_logits(queries, own, tables.column_t, column_length, tables.hidden_column, columns, place, position)
     rows_to_columns(queries, channels, scratch.query_t)
     if sizes.has_position:
         rows_to_columns(position, rows + columns, scratch.position_t)
@@ -171,10 +160,34 @@ def load_queries(query, tables, sizes, place, first, scratch):
 
 
 @njit(nogil=True)
-def write_rows(target, sizes, place, begin, rows, channels):
+def position_logits(queries, own, table_t, length, hidden, count, place, target):
+    """target = hidden + query @ table_t (channels, length), of `count` places, a multiple of LANES.
+
+    own: where the query begins, and its channels. place: where the table, `hidden` and the target begin.
+    """
+    begin, channels = own
+    start, start_hidden, to = place
+    zero = splat(queries.dtype.type(0))
+    for y in range(0, count, LANES):
+        a, b, c, e = load(hidden, start_hidden + y), zero, zero, zero  # four, for one would wait for itself
+        d = 0
+        while d + 4 <= channels:
+            p = d * length + start + y
+            a = fma(splat_at(queries, begin + d), load(table_t, p), a)
+            b = fma(splat_at(queries, begin + d + 1), load(table_t, p + length), b)
+            c = fma(splat_at(queries, begin + d + 2), load(table_t, p + 2 * length), c)
+            e = fma(splat_at(queries, begin + d + 3), load(table_t, p + 3 * length), e)
+            d += 4
+        while d < channels:
+            a = fma(splat_at(queries, begin + d), load(table_t, d * length + start + y), a)
+            d += 1
+        store(target, to + y, add(add(a, b), add(c, e)))
+
+
+@njit(nogil=True)
+def write_rows(target, sizes, place, begin, rows, length, channels):
     """Writes rows of queries, from number `begin` of a block on, to the pixels that the map has."""
     image, head, block_row, block_column = place
-    length = padded(channels)
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
         if row < 0:

@@ -76,7 +76,7 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
     # Several blocks add to a key's gradient: it is rounded when all have.
     targets = [torch.zeros(map_.shape, dtype=dtype if number else map_.dtype) for number, map_ in enumerate(given.maps)]
     produced = _prepared(output), _prepared(grad)  # kept: of a map the kernels are given no more than the address
-    rows = _table_rows(call, dtype)
+    rows = _table_rows(call, dtype, given.length)
     slices, heads = query.shape[0] * query.shape[3], query.shape[3]
     lengths = [2 * axis.reach + 1 for axis in (geometry.rows, geometry.columns)]
     tables = rows.new_zeros(slices, *rows.shape)
@@ -134,6 +134,11 @@ class _Given:
     sizes: Array
     scale: np.floating[Any]
 
+    @property
+    def length(self) -> int:
+        """Channels of queries and keys as kernels fill them up."""
+        return int(self.sizes[-2])
+
     @classmethod
     def of(cls, call: Call) -> _Given:
         dtype = custom_operator.working_dtype(call.query.dtype)
@@ -174,6 +179,19 @@ def _addresses(*maps: Tensor) -> Array:
     return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64)
 
 
+def _parts(call: Call) -> int:
+    """In how many parts tile registers are to take each number; 0 where vector registers do as well or better.
+
+    Tiles are 32 channels deep: of fewer, most of their work is on zeros.
+    """
+    from halonet.ops.local_attention.numba_cpu import amx
+
+    narrow = min(call.query.shape[4], call.value.shape[4]) < 32
+    if narrow or call.query.dtype == torch.float64 or not amx.is_permitted():
+        return 0
+    return 1 if call.query.dtype == torch.bfloat16 else 3
+
+
 def _sizes(call: Call, extra: int) -> Array:
     """The kernels' `Sizes`, as an array."""
     geometry = call.geometry
@@ -188,7 +206,9 @@ def _sizes(call: Call, extra: int) -> Array:
     for number in ("num_blocks", "block", "halo", "queries_per_block"):
         numbers += [getattr(axis, number) for axis in axes]
     numbers += [rows.relative_stride, has_position, takes_part, circular, every_place]
-    return np.array([*numbers, geometry.neighbors or 0, extra, has_bias], dtype=np.int64)
+    parts = _parts(call)
+    lengths = [_whole(map_.shape[4], 32 if parts else LANES) for map_ in (call.query, call.value)]
+    return np.array([*numbers, geometry.neighbors or 0, extra, has_bias, parts, *lengths], dtype=np.int64)
 
 
 def _tables_t(call: Call, dtype: torch.dtype) -> list[Array]:
@@ -204,11 +224,11 @@ def _tables_t(call: Call, dtype: torch.dtype) -> list[Array]:
     return arrays
 
 
-def _table_rows(call: Call, dtype: torch.dtype) -> Tensor:
-    """Both tables, one below the other, rows filled up to whole registers."""
+def _table_rows(call: Call, dtype: torch.dtype, length: int) -> Tensor:
+    """Both tables, one below the other, rows filled up to `length`."""
     lengths = [2 * axis.reach + 1 for axis in (call.geometry.rows, call.geometry.columns)]
     channels = call.query.shape[4]
-    rows = torch.zeros(sum(lengths), _whole(channels), dtype=dtype)
+    rows = torch.zeros(sum(lengths), length, dtype=dtype)
     if call.relative is not None:
         rows[:, :channels] = torch.cat([table.detach() for table in call.relative])
         rows *= call.relative_scale

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import njit
 
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
-from halonet.ops.local_attention.numba_cpu.layout import bias_queries, padded, sides
+from halonet.ops.local_attention.numba_cpu.layout import bias_queries, sides
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
     exp,
@@ -45,7 +45,7 @@ def make_scores(first, count, begin, head, tables, sizes, scratch):
     """
     keys, queries_t, position_t = scratch.key, scratch.query_t, scratch.position_t
     place, scores = scratch.place, scratch.scores
-    length, channels = padded(sizes.channels), sizes.channels
+    length, channels = sizes.length, sizes.channels
     most_0, most_1 = load(scratch.largest, 0), load(scratch.largest, LANES)
     t = 0
     while t + 4 <= count:
@@ -83,6 +83,34 @@ def make_scores(first, count, begin, head, tables, sizes, scratch):
         store(scores, t * CHUNK + LANES, a1)
         most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
         t += 1
+    _note_largest(most_0, most_1, scratch)
+
+
+@njit(nogil=True)
+def add_position(first, count, begin, head, tables, sizes, scratch):
+    """`make_scores` where `scores` are products of content already."""
+    position_t, place, scores = scratch.position_t, scratch.place, scratch.scores
+    most_0, most_1 = load(scratch.largest, 0), load(scratch.largest, LANES)
+    t = 0
+    while t < count:
+        row = place[3 * (first + t)]
+        row_0, row_1 = load(position_t, row), load(position_t, row + LANES)
+        while t < count and place[3 * (first + t)] == row:
+            p = 3 * (first + t)
+            a0, a1 = _column_logits(position_t, place[p + 1])
+            a0 = add(add(load(scores, t * CHUNK), a0), row_0)
+            a1 = add(add(load(scores, t * CHUNK + LANES), a1), row_1)
+            if sizes.has_bias:
+                a0, a1 = _with_bias(a0, a1, place[p + 2], begin, head, tables, sizes)
+            store(scores, t * CHUNK, a0)
+            store(scores, t * CHUNK + LANES, a1)
+            most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
+            t += 1
+    _note_largest(most_0, most_1, scratch)
+
+
+@njit(inline="always")
+def _note_largest(most_0, most_1, scratch):
     store(scratch.factor, 0, exp(subtract(load(scratch.largest, 0), most_0)))
     store(scratch.factor, LANES, exp(subtract(load(scratch.largest, LANES), most_1)))
     store(scratch.largest, 0, most_0)
@@ -137,12 +165,12 @@ def store_4(target, place, a0, a1, b0, b1, c0, c1, d0, d1):
 
 
 @njit(nogil=True)
-def combine(rows, first, channels, scores, count, target_t, factor, is_first):
+def combine(rows, first, length, channels, scores, count, target_t, factor, is_first):
     """target_t (channels, CHUNK) = target_t * factor + rows (count, channels) transposed @ scores (count, CHUNK).
 
     The rows are those from `first` on; the first ones, with is_first, find nothing to add to.
     """
-    length, zero = padded(channels), splat(rows.dtype.type(0))
+    zero = splat(rows.dtype.type(0))
     for c in range(0, channels, 4):
         a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero
         if not is_first:
@@ -171,7 +199,7 @@ def combine(rows, first, channels, scores, count, target_t, factor, is_first):
 def score_gradients(first, count, sizes, scratch, gradients):
     """gradients.scores = weights * (values @ gradient of the output - delta), of the values from `first` on."""
     rows, columns_t = scratch.value, scratch.output_t
-    length, channels = padded(sizes.value_channels), sizes.value_channels
+    length, channels = sizes.value_length, sizes.value_channels
     less_0 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, 0))
     less_1 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, LANES))
     weights, target = scratch.scores, gradients.scores

@@ -33,7 +33,7 @@ def to_tables(sizes, place, begin, part, table_rows, table_gradients, scratch, g
     """From the gradients of position logits to those of the queries and of the tables."""
     _, _, block_row, block_column = place
     rows, columns = sides(sizes)
-    length, position_length = padded(sizes.channels), padded(rows) + padded(columns)
+    length, position_length = sizes.length, padded(rows) + padded(columns)
     reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
     table_length = 2 * (reach[0] + reach[1]) + 2
     own = part * table_length * length

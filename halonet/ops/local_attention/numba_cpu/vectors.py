@@ -35,7 +35,7 @@ def _vector_pointer(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, vect
     return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
 
 
-def _array_data(context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> ir.Value:
+def array_data(context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> ir.Value:
     return context.make_array(kind)(context, builder, value).data
 
 
@@ -69,7 +69,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = context.get_value_type(signature.return_type)
-        data = _array_data(context, builder, signature.args[0], values[0])
+        data = array_data(context, builder, signature.args[0], values[0])
         return builder.load(
             _vector_pointer(builder, data, values[1], vector), align=_element_bytes(signature.args[0].dtype)
         )
@@ -82,7 +82,7 @@ def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
     """Writes LANES numbers to a flat array."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = _array_data(context, builder, signature.args[0], values[0])
+        data = array_data(context, builder, signature.args[0], values[0])
         pointer = _vector_pointer(builder, data, values[1], values[2].type)
         builder.store(values[2], pointer, align=_element_bytes(signature.args[0].dtype))
         return context.get_dummy_value()
@@ -95,7 +95,7 @@ def splat_at(typing: Any, array: Any, index: Any) -> Any:
     """One number of a flat array in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = _array_data(context, builder, signature.args[0], values[0])
+        data = array_data(context, builder, signature.args[0], values[0])
         return _splat(builder, builder.load(builder.gep(data, [values[1]])))
 
     return Vector(array.dtype)(array, types.intp), generate
@@ -327,8 +327,8 @@ def transpose(typing: Any, source: Any, first: Any, stride: Any, target: Any, to
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = context.get_value_type(Vector(signature.args[0].dtype))
         align = _element_bytes(signature.args[0].dtype)
-        inputs = _array_data(context, builder, signature.args[0], values[0])
-        outputs = _array_data(context, builder, signature.args[3], values[3])
+        inputs = array_data(context, builder, signature.args[0], values[0])
+        outputs = array_data(context, builder, signature.args[3], values[3])
 
         def row(base: ir.Value, begin: ir.Value, step: ir.Value, number: int) -> ir.Value:
             index = builder.add(begin, builder.mul(step, step.type(number)))
