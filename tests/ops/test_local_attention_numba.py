@@ -86,9 +86,16 @@ def test_more_keys_and_queries_than_are_taken_together(case):
     assert_same(result(case), expected)
 
 
+# With heads wide enough, and with enough queries a block, for tile registers.
 WIDE = {
-    **{name: replace(case, key_dim=32, value_dim=40) for name, case in LARGE.items()},
-    "halo": Case(map_size=(13, 17), block_size=8, halo_size=3, relative=True, key_dim=33, value_dim=32, batch=2),
+    **{name: replace(LARGE[name], key_dim=32, value_dim=40) for name in ("all-keys", "border", "whole-tiles-hidden")},
+    "circular": Case(
+        map_size=(20, 18), block_size=12, halo_size=5, options={"border": "circular"}, key_dim=32, value_dim=32
+    ),
+    "halo": Case(map_size=(13, 17), block_size=12, halo_size=3, relative=True, key_dim=33, value_dim=32, batch=2),
+    "strided": Case(
+        map_size=(17, 25), block_size=24, halo_size=1, options={"stride": 2}, bias=True, key_dim=40, value_dim=64
+    ),
 }
 
 

@@ -10,9 +10,11 @@ register loads lies together; a second one in pairs of rows, (row // 2, column, 
 
 from __future__ import annotations
 
+import inspect
 from typing import NamedTuple
 
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from halonet.ops.local_attention.numba_cpu.amx import (
     store_pairs,
@@ -39,6 +41,24 @@ from halonet.ops.local_attention.numba_cpu.vectors import (
 )
 
 
+def only_with_parts(function):
+    """A kernel that is compiled where `Scratch` has parts, and else is False: those calls need not wait for it."""
+    kernel = njit(nogil=True)(function)
+    scratch_at = list(inspect.signature(function).parameters).index("scratch")
+
+    def stub(*arguments):
+        raise NotImplementedError("for kernels only")
+
+    @overload(stub)
+    def choose(*arguments):
+        scratch = arguments[scratch_at] if len(arguments) > 1 else arguments[0][scratch_at]
+        if scratch.types[scratch.fields.index("parts")].dtype == types.uint16:
+            return lambda *arguments: kernel(*arguments)
+        return lambda *arguments: False
+
+    return stub
+
+
 class Places(NamedTuple):
     """Where each factor begins in `Scratch.parts`; all of a factor's parts lie one after the other."""
 
@@ -53,24 +73,30 @@ class Places(NamedTuple):
     query_rows: int  # pairs (queries, channels) of every chunk
     grad: int  # pairs (value channels, queries) of every chunk: gradient of the output
     grad_rows: int  # pairs (queries, value channels) of every chunk
+    row_table: int  # pairs (channels, rows)
+    column_table: int
+    query_panels: int  # rows (queries, channels) of a chunk, for the tables
 
 
 @njit(nogil=True)
-def places_of(sizes):
+def places_of(sizes, tables):
     """The `Places`, and after them the length of all."""
     n, keys, chunks = sizes.parts, key_rows(sizes), min(GROUP, chunks_of(sizes))
-    channels, values = sizes.length, sizes.value_length
-    key_t = n * keys * channels
-    value = 2 * key_t
-    value_t = value + n * keys * values
-    scores = value_t + n * keys * values
-    weights, slopes = scores + n * TILE * CHUNK, scores + 2 * n * TILE * CHUNK
-    query = scores + 3 * n * TILE * CHUNK
-    query_rows = query + n * chunks * CHUNK * channels
-    grad = query_rows + n * chunks * CHUNK * channels
-    grad_rows = grad + n * chunks * CHUNK * values
-    end = grad_rows + n * chunks * CHUNK * values
-    return Places(0, key_t, value, value_t, scores, weights, slopes, query, query_rows, grad, grad_rows), end
+    keys_size, values_size = n * keys * sizes.length, n * keys * sizes.value_length
+    tile_size = n * TILE * CHUNK
+    query_size, grad_size = n * chunks * CHUNK * sizes.length, n * chunks * CHUNK * sizes.value_length
+    value = 2 * keys_size
+    scores = value + 2 * values_size
+    query = scores + 3 * tile_size
+    grad = query + 2 * query_size
+    table = grad + 2 * grad_size
+    column_table = table + n * tables.row_t.size
+    panels = column_table + n * tables.column_t.size
+    end = panels + n * CHUNK * sizes.length
+    own = 0, keys_size, value, value + values_size
+    of_tile = scores, scores + tile_size, scores + 2 * tile_size
+    of_chunks = query, query + query_size, grad, grad + grad_size
+    return Places(*own, *of_tile, *of_chunks, table, column_table, panels), end
 
 
 @njit(inline="always")
@@ -143,7 +169,7 @@ def pack_pairs(source, rows, length, target, begin, n):
     return total(bad) == 0
 
 
-@njit(nogil=True)
+@only_with_parts
 def pack_keys(count, places, sizes, scratch, for_backward):
     """The block's keys and values into parts, filled up with zeros to 32; whether all are finite."""
     n, keys, length, values = sizes.parts, key_rows(sizes), sizes.length, sizes.value_length
@@ -160,7 +186,34 @@ def pack_keys(count, places, sizes, scratch, for_backward):
     return finite
 
 
+@only_with_parts
+def pack_tables(places, tables, sizes, scratch):
+    """The position tables into parts; whether all are finite."""
+    for_rows = tables.row_t.size // sizes.length
+    for_columns = tables.column_t.size // sizes.length
+    finite = pack_pairs(tables.row_t, sizes.length, for_rows, scratch.parts, places.row_table, sizes.parts)
+    place = places.column_table
+    return pack_pairs(tables.column_t, sizes.length, for_columns, scratch.parts, place, sizes.parts) and finite
+
+
 @njit(nogil=True)
+def pack_query_rows(places, sizes, scratch):
+    """The chunk's queries into parts, for `table_products`."""
+    pack_rows(scratch.query, CHUNK, sizes.length, scratch.parts, places.query_panels, CHUNK, sizes.parts)
+
+
+@njit(nogil=True)
+def table_products(table, rows, places, sizes, scratch):
+    """products (CHUNK, rows) = the chunk's queries @ a table, which begins at `table` in `parts`."""
+    n, length, base, to = sizes.parts, sizes.length, scratch.parts.ctypes.data, scratch.products.ctypes.data
+    a, b = base + 2 * places.query_panels, base + 2 * table
+    for r in range(0, rows, 32):
+        second = b + 4 * r
+        a_part, b_part = 2 * CHUNK * length, 2 * length * rows
+        multiply_tiles(a, 64 * CHUNK, a_part, second, 4 * rows, b_part, length // 32, n, to + 4 * r, 4 * rows, False)
+
+
+@only_with_parts
 def pack_queries(places, sizes, scratch):
     """The chunk's queries into parts; whether all are finite."""
     n, size = sizes.parts, CHUNK * sizes.length
@@ -168,16 +221,16 @@ def pack_queries(places, sizes, scratch):
     return pack_pairs(scratch.query_t, sizes.length, CHUNK, scratch.parts, place, n)
 
 
-@njit(nogil=True)
+@only_with_parts
 def pack_given(places, sizes, scratch):
-    """For the backward pass the chunk's queries, in rows too, and gradients of outputs; whether all are finite."""
+    """For the backward pass the chunk's queries in rows, and gradients of outputs; whether these are finite."""
     n, number, parts = sizes.parts, scratch.number, scratch.parts
     size, values = CHUNK * sizes.length, CHUNK * sizes.value_length
     pack_pairs(scratch.query, CHUNK, sizes.length, parts, places.query_rows + number * n * size, n)
     place = places.grad + number * n * values
     finite = pack_pairs(scratch.output_t, sizes.value_length, CHUNK, parts, place, n)
     pack_pairs(scratch.output, CHUNK, sizes.value_length, parts, places.grad_rows + number * n * values, n)
-    return pack_queries(places, sizes, scratch) and finite
+    return finite
 
 
 @njit(nogil=True)

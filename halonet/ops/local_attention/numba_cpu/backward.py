@@ -12,8 +12,10 @@ from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
 from halonet.ops.local_attention.numba_cpu.amx_products import (
     combine_tiles,
     content_scores,
+    only_with_parts,
     pack_given,
     pack_keys,
+    pack_tables,
     places_of,
     rows_by_chunk,
     slopes_to_parts,
@@ -141,12 +143,13 @@ def _entry(sources):
     """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
-    def backward(maps, kind, norm, totals, tables, numbers, scale, threads):
+    def backward(maps, kind, parts, norm, totals, tables, numbers, scale, threads):
         """All gradients.
 
         maps: query, key, value, extra key, extra value, output and its gradient, and where the gradients of the first
         five go, as rows of `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. kind:
-        `Map`'s. norm: as the forward pass left it. totals: the arrays of `Totals`. The others as for `forward`.
+        `Map`'s. parts: an empty array of `Scratch.parts`' type. norm: as the forward pass left it. totals: the arrays
+        of `Totals`. The others as for `forward`.
         """
         _ = sources
         slices = numbers[0] * numbers[3]
@@ -156,7 +159,7 @@ def _entry(sources):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
             sums = Totals(table_rows, table_gradients, bias_gradients, extra_gradients)
             first, end = slices * share // threads, slices * (share + 1) // threads
-            backward_slices(maps, kind, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
+            backward_slices(maps, kind, parts, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
 
     return backward
 
@@ -165,13 +168,14 @@ backward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
+def backward_slices(maps, kind, parts, norm, totals, tables, sizes, scale, first, end):
     """Gradients of the slices (image, head) `first` to `end`."""
     key, value = unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind)
-    places, size = places_of(sizes)
-    scratch = make_scratch(sizes, tables.row_t, size)
+    places, size = places_of(sizes, tables)
+    scratch = make_scratch(sizes, tables, parts, size)
     settings = begin_tiles(sizes.parts)
+    tables_finite = pack_tables(places, tables, sizes, scratch)
     gradients = make_gradients(sizes, scratch)
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
     for part in range(first, end):
@@ -181,7 +185,7 @@ def backward_slices(maps, kind, norm, totals, tables, sizes, scale, first, end):
             place = image, head, block // sizes.blocks[1], block % sizes.blocks[1]
             own = load_keys(key, value, sizes, place, scratch, scale)
             count = load_extra(extra_key, extra_value, sizes, place, own, scratch, scale)
-            finite = sizes.parts > 0 and pack_keys(count, places, sizes, scratch, True)
+            finite = tables_finite and pack_keys(count, places, sizes, scratch, True)
             gradients.key[:] = zero
             gradients.value[:] = zero
             for begin in range(0, chunks_of(sizes), GROUP):
@@ -207,21 +211,22 @@ def add_group(maps, kind, norm, totals, tables, sizes, place, first, keys, scrat
     query, output, grad = unpack_map(maps, 0, kind), unpack_map(maps, 5, kind), unpack_map(maps, 6, kind)
     target = unpack_map(maps, 7, kind)
     own, count, finite = keys
-    places, _ = places_of(sizes)
+    places, _ = places_of(sizes, tables)
     chunks = min(GROUP, chunks_of(sizes) - first)
     if count <= TILE:
+        tile = np.int64(0)  # a literal would be compiled for on its own
         for begin in range(first * CHUNK, (first + chunks) * CHUNK, CHUNK):
-            load_queries(query, tables, sizes, place, begin, scratch)
+            load_queries(query, places, finite, tables, sizes, place, begin, scratch)
             load_given(output, grad, norm, sizes, place, begin, scratch, gradients)
-            scratch.finite[0] = finite and pack_given(places, sizes, scratch)
-            add_tile(places, totals, tables, sizes, place, begin, 0, keys, scratch, gradients)
+            scratch.finite[0] = scratch.finite[0] and pack_given(places, sizes, scratch)
+            add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, gradients)
             finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients)
         return
     for number in range(chunks):
         chunk, begin = of_chunk(scratch, number), (first + number) * CHUNK
-        load_queries(query, tables, sizes, place, begin, chunk)
+        load_queries(query, places, finite, tables, sizes, place, begin, chunk)
         load_given(output, grad, norm, sizes, place, begin, chunk, gradients_of_chunk(gradients, number))
-        scratch.finite[number] = finite and pack_given(places, sizes, chunk)
+        scratch.finite[number] = scratch.finite[number] and pack_given(places, sizes, chunk)
     for tile in range(0, count, TILE):
         for number in range(chunks):
             chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
@@ -235,22 +240,14 @@ def add_group(maps, kind, norm, totals, tables, sizes, place, first, keys, scrat
 def add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, gradients):
     """Adds what the queries from `begin` on and a tile of keys contribute to each other's gradients."""
     length, values, count, is_first = sizes.length, sizes.value_length, min(TILE, keys[1] - tile), tile == 0
-    scores, slopes, query_t, one = scratch.scores, gradients.scores, gradients.query_t, gradients.one
-    if scratch.finite[scratch.number]:
-        content_scores(tile, count, places, sizes, scratch)
-        add_position(tile, count, begin, place[1], tables, sizes, scratch)
-        make_weights(count, scratch, gradients)
-        rows_by_chunk(places.value, places.grad, values, tile, count, sizes, scratch, slopes)
-        slopes_to_parts(count, scratch, gradients, places, sizes.parts)
-        spread_tiles(places.weights, places.grad_rows, values, tile, count, sizes, scratch, gradients.value)
-        spread_tiles(places.slopes, places.query_rows, length, tile, count, sizes, scratch, gradients.key)
-        combine_tiles((places.key_t, length), tile, count, places, sizes, scratch, query_t, one, is_first)
-    else:
+    if not attend_tiles(tile, count, begin, places, place, tables, sizes, scratch, gradients, is_first):
+        scores, slopes = scratch.scores, gradients.scores
         make_scores(tile, count, begin, place[1], tables, sizes, scratch)
         make_weights(count, scratch, gradients)
         score_gradients(tile, count, sizes, scratch, gradients)
         spread(scores, count, scratch.output, values, gradients.value, tile)
         spread(slopes, count, scratch.query, length, gradients.key, tile)
+        query_t, one = gradients.query_t, gradients.one
         combine(scratch.key, tile, length, sizes.channels, slopes, count, query_t, one, is_first)
     if sizes.has_bias:
         add_bias(tile, count, begin, sizes, scratch, gradients)
@@ -260,6 +257,24 @@ def add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, g
     for t in range(max(tile, keys[0]), tile + count):
         for lane in range(CHUNK):
             totals.extra_gradients[part * sizes.extra + t - keys[0]] += gradients.scores[(t - tile) * CHUNK + lane]
+
+
+@only_with_parts
+def attend_tiles(first, count, begin, places, place, tables, sizes, scratch, gradients, is_first):
+    """The products of `add_tile` on tile registers; False if that was not possible."""
+    if not scratch.finite[scratch.number]:
+        return False
+    length, values = sizes.length, sizes.value_length
+    content_scores(first, count, places, sizes, scratch)
+    add_position(first, count, begin, place[1], tables, sizes, scratch)
+    make_weights(count, scratch, gradients)
+    rows_by_chunk(places.value, places.grad, values, first, count, sizes, scratch, gradients.scores)
+    slopes_to_parts(count, scratch, gradients, places, sizes.parts)
+    spread_tiles(places.weights, places.grad_rows, values, first, count, sizes, scratch, gradients.value)
+    spread_tiles(places.slopes, places.query_rows, length, first, count, sizes, scratch, gradients.key)
+    query_t, one = gradients.query_t, gradients.one
+    combine_tiles((places.key_t, length), first, count, places, sizes, scratch, query_t, one, is_first)
+    return True
 
 
 @njit(inline="always")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
@@ -10,8 +11,9 @@ from halonet.ops.local_attention.numba_cpu.amx_products import (
     combine_tiles,
     content_scores,
     exponentiate_tiles,
+    only_with_parts,
     pack_keys,
-    pack_queries,
+    pack_tables,
     places_of,
 )
 from halonet.ops.local_attention.numba_cpu.border import border_sums
@@ -45,12 +47,13 @@ def _entry(sources):
     """`sources` is part of what numba's cache knows the kernel by."""
 
     @njit(nogil=True, cache=True, parallel=True)
-    def forward(maps, kind, norm, tables, numbers, scale, threads):
+    def forward(maps, kind, parts, norm, tables, numbers, scale, threads):
         """Attention.
 
-        maps: query, key, value, extra key, extra value and output as rows of `Map`'s numbers. kind: `Map`'s. norm: flat
-        (B, Hq, Wq, N, 2), of each query the largest logit and one over the sum of exponentials, or empty where it is
-        not wanted. tables: `Tables`' arrays. numbers: `Sizes`. scale: of keys.
+        maps: query, key, value, extra key, extra value and output as rows of `Map`'s numbers. kind: `Map`'s. parts: an
+        empty array of `Scratch.parts`' type. norm: flat (B, Hq, Wq, N, 2), of each query the largest logit and one over
+        the sum of exponentials, or empty where it is not wanted. tables: `Tables`' arrays. numbers: `Sizes`. scale: of
+        keys.
         """
         _ = sources
         units = numbers[0] * numbers[3] * numbers[8] * numbers[9] * groups_of(unpack_sizes(numbers))
@@ -58,7 +61,7 @@ def _entry(sources):
         for share in prange(threads):
             whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
             first, end = units * share // threads, units * (share + 1) // threads
-            forward_units(maps, kind, norm, whole, unpack_sizes(numbers), scale, first, end)
+            forward_units(maps, kind, parts, norm, whole, unpack_sizes(numbers), scale, first, end)
 
     return forward
 
@@ -67,13 +70,14 @@ forward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
+def forward_units(maps, kind, parts, norm, tables, sizes, scale, first, end):
     """Attention of the units (image, block row, block column, head, group of chunks) `first` to `end`."""
     query, key, value = unpack_map(maps, 0, kind), unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
-    places, size = places_of(sizes)
-    scratch = make_scratch(sizes, tables.row_t, size)
+    places, size = places_of(sizes, tables)
+    scratch = make_scratch(sizes, tables, parts, size)
     settings = begin_tiles(sizes.parts)
+    tables_finite = pack_tables(places, tables, sizes, scratch)
     down, across = sizes.blocks
     rows, columns = sides(sizes)
     groups, loaded, count, has_border, finite = groups_of(sizes), -1, 0, False, False
@@ -85,23 +89,22 @@ def forward_units(maps, kind, norm, tables, sizes, scale, first, end):
             count = load_keys(key, value, sizes, place, scratch, scale)
             has_border = sizes.border_takes_part and not sizes.every_place and count < rows * columns
             count = load_extra(extra_key, extra_value, sizes, place, count, scratch, scale)
-            finite = sizes.parts > 0 and pack_keys(count, places, sizes, scratch, False)
+            finite = tables_finite and pack_keys(count, places, sizes, scratch, False)
             loaded = block
         begin = unit % groups * GROUP
         chunks = min(GROUP, chunks_of(sizes) - begin)
         if count <= TILE:
+            tile = np.int64(0)  # a literal would be compiled for on its own
             for number in range(begin, begin + chunks):
-                load_queries(query, tables, sizes, place, number * CHUNK, scratch)
+                load_queries(query, places, finite, tables, sizes, place, number * CHUNK, scratch)
                 begin_sums(sizes, place, has_border, scratch)
-                scratch.finite[0] = finite and pack_queries(places, sizes, scratch)
-                add_tile(places, tables, sizes, place, number * CHUNK, 0, count, scratch)
+                add_tile(places, tables, sizes, place, number * CHUNK, tile, count, scratch)
                 write_output(output, norm, sizes, place, number * CHUNK, scratch)
             continue
         for number in range(chunks):
             chunk = of_chunk(scratch, number)
-            load_queries(query, tables, sizes, place, (begin + number) * CHUNK, chunk)
+            load_queries(query, places, finite, tables, sizes, place, (begin + number) * CHUNK, chunk)
             begin_sums(sizes, place, has_border, chunk)
-            scratch.finite[number] = finite and pack_queries(places, sizes, chunk)
         for tile in range(0, count, TILE):
             for number in range(chunks):
                 chunk = of_chunk(scratch, number)
@@ -127,17 +130,24 @@ def add_tile(places, tables, sizes, place, begin, tile, count, scratch):
     """Adds the keys from `tile` on, of `count`, to the outputs and sums of the queries from `begin` on."""
     keys, is_first = min(TILE, count - tile), tile == 0
     scores, output_t, factor = scratch.scores, scratch.output_t, scratch.factor
-    if scratch.finite[scratch.number]:
-        content_scores(tile, keys, places, sizes, scratch)
-        add_position(tile, keys, begin, place[1], tables, sizes, scratch)
-        exponentiate_tiles(keys, scratch, places.scores, sizes.parts)
-        values = places.value_t, sizes.value_length
-        combine_tiles(values, tile, keys, places, sizes, scratch, output_t, factor, is_first)
-    else:
+    if not attend_tiles(tile, keys, begin, places, place, tables, sizes, scratch, is_first):
         make_scores(tile, keys, begin, place[1], tables, sizes, scratch)
         exponentiate(keys, scratch)
         length, channels = sizes.value_length, sizes.value_channels
         combine(scratch.value, tile, length, channels, scores, keys, output_t, factor, is_first)
+
+
+@only_with_parts
+def attend_tiles(first, keys, begin, places, place, tables, sizes, scratch, is_first):
+    """`add_tile` on tile registers; False if that was not possible."""
+    if not scratch.finite[scratch.number]:
+        return False
+    content_scores(first, keys, places, sizes, scratch)
+    add_position(first, keys, begin, place[1], tables, sizes, scratch)
+    exponentiate_tiles(keys, scratch, places.scores, sizes.parts)
+    values = places.value_t, sizes.value_length
+    combine_tiles(values, first, keys, places, sizes, scratch, scratch.output_t, scratch.factor, is_first)
+    return True
 
 
 @njit(nogil=True)

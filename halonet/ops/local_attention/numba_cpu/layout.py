@@ -62,9 +62,10 @@ class Sizes(NamedTuple):
 class Tables(NamedTuple):
     """What is added to the logits of content.
 
-    row_t, column_t: position tables, scaled, (D, rows), with zeros after the rows. hidden_row, hidden_column: what
-    windows hide, (i, y) and (j, x). bias: of every head, place in the neighbourhood and query, (N, y * x + 1, queries),
-    0 in the last place, which is for extra keys. extra_bias: (N, extra).
+    row_t, column_t: position tables, scaled, (`Sizes.length`, rows), filled up with zeros to 32 rows and at least
+    LANES. hidden_row, hidden_column: what windows hide, (i, y) and (j, x). bias: of every head, place in the
+    neighbourhood and query, (N, y * x + 1, queries), 0 in the last place, which is for extra keys. extra_bias: (N,
+    extra).
     """
 
     row_t: Any
@@ -84,7 +85,8 @@ class Scratch(NamedTuple):
     pixel: Any  # keys x 2: row and column in the map, row -1 where there is none
     scores: Any  # TILE x CHUNK
     position: Any  # CHUNK x (rows and columns of the neighbourhood)
-    parts: Any  # what tile registers take, of 16 bits: see `amx_products.Places`
+    products: Any  # CHUNK x rows of the longer position table
+    parts: Any  # of 16 bits, what tile registers take: see `amx_products.Places`; else of bool, and empty
     border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
     factor: Any  # CHUNK: what is left of sums when a larger logit has come
     finite: Any  # GROUP: whether all that is in parts is finite; else a chunk takes vector registers
@@ -159,10 +161,11 @@ def zeros(count, like):
 
 
 @njit(nogil=True)
-def make_scratch(sizes, like, parts):
-    """Buffers of one thread, of the type of the array `like`; `parts` numbers for tile registers."""
+def make_scratch(sizes, tables, parts, size):
+    """Buffers of one thread; `size` numbers of the type of the array `parts` for tile registers."""
+    like, table_rows = tables.row_t, max(tables.row_t.size, tables.column_t.size) // sizes.length
     rows, columns = sides(sizes)
-    keys, halves = key_rows(sizes), np.zeros(0, np.uint16)
+    keys = key_rows(sizes)
     position = padded(rows) + padded(columns)
     queries = min(GROUP, chunks_of(sizes)) * CHUNK
     return Scratch(
@@ -172,7 +175,8 @@ def make_scratch(sizes, like, parts):
         np.zeros(2 * keys, np.int64),
         zeros(min(keys, TILE) * CHUNK, like),
         zeros(CHUNK * position, like),
-        zeros(parts, halves),
+        zeros(CHUNK * table_rows, like),
+        zeros(size, parts),
         zeros(8 * CHUNK, like),
         zeros(CHUNK, like),
         np.zeros(GROUP, np.bool_),
@@ -205,6 +209,7 @@ def of_chunk(scratch, number):
         s.pixel,
         s.scores,
         s.position,
+        s.products,
         s.parts,
         s.border,
         s.factor,

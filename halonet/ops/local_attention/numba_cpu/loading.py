@@ -5,6 +5,12 @@ from __future__ import annotations
 from numba import njit, types
 from numba.extending import overload
 
+from halonet.ops.local_attention.numba_cpu.amx_products import (
+    only_with_parts,
+    pack_queries,
+    pack_query_rows,
+    table_products,
+)
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
 from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
@@ -121,67 +127,96 @@ def load_extra(key, value, sizes, place, count, scratch, scale):
 
 
 @njit(nogil=True)
-def load_queries(query, tables, sizes, place, first, scratch):
-    """Loads the queries from number `first` on and their position logits; those that are not there are 0."""
+def load_queries(query, places, finite, tables, sizes, place, first, scratch):
+    """Loads the queries from number `first` on and their position logits; those that are not there are 0.
+
+    Into parts too where all else that tile registers would take is finite, and notes whether they are.
+    """
     image, head, block_row, block_column = place
     channels = sizes.length
     rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
-    reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
     zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
-    row_length, column_length = tables.row_t.size // sizes.channels, tables.column_t.size // sizes.channels
-    queries, position = scratch.query, scratch.position
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, first + lane)
         if row < 0:
             for d in range(0, channels, LANES):
-                store(queries, lane * channels + d, splat(zero))
+                store(scratch.query, lane * channels + d, splat(zero))
             for d in range(0, rows + columns, LANES):
-                store(position, lane * (rows + columns) + d, splat(zero))
+                store(scratch.position, lane * (rows + columns) + d, splat(zero))
             continue
         begin = image * query.image + row * query.row + column * query.column + head * query.head
-        copy_row(query, begin, sizes.channels, queries, lane * channels, one)
-        if not sizes.has_position:
-            continue
-        i, j = (first + lane) // sizes.queries[1], (first + lane) % sizes.queries[1]
-        own = lane * channels, sizes.channels
-        start, target = reach[0] - sizes.halo[0] - i * sizes.relative_stride, lane * (rows + columns)
-        place = start, i * rows, target
-        position_logits(queries, own, tables.row_t, row_length, tables.hidden_row, rows, place, position)
-        start, target = reach[1] - sizes.halo[1] - j * sizes.relative_stride, target + rows
-        place = start, j * columns, target
-        position_logits(queries, own, tables.column_t, column_length, tables.hidden_column, columns, place, position)
-    rows_to_columns(queries, channels, scratch.query_t)
+        copy_row(query, begin, sizes.channels, scratch.query, lane * channels, one)
+    rows_to_columns(scratch.query, channels, scratch.query_t)
+    scratch.finite[scratch.number] = finite and pack_queries(places, sizes, scratch)
     if sizes.has_position:
-        rows_to_columns(position, rows + columns, scratch.position_t)
+        if not position_by_tiles(places, place, first, tables, sizes, scratch):
+            make_position(tables, place, first, sizes, scratch)
+        rows_to_columns(scratch.position, rows + columns, scratch.position_t)
     for g in range(sizes.extra):
         for half in range(0, CHUNK, LANES):
             bias = splat_at(tables.extra_bias, head * sizes.extra + g)
             store(scratch.position_t, (rows + columns + g) * CHUNK + half, bias)
 
 
-@njit(nogil=True)
-def position_logits(queries, own, table_t, length, hidden, count, place, target):
-    """target = hidden + query @ table_t (channels, length), of `count` places, a multiple of LANES.
+@only_with_parts
+def position_by_tiles(places, place, first, tables, sizes, scratch):
+    """`make_position` of both axes on tile registers; False if that was not possible."""
+    if not scratch.finite[scratch.number]:
+        return False
+    pack_query_rows(places, sizes, scratch)
+    table_products(places.row_table, tables.row_t.size // sizes.length, places, sizes, scratch)
+    copy_position(0, tables.row_t, tables.hidden_row, place, first, sizes, scratch)
+    table_products(places.column_table, tables.column_t.size // sizes.length, places, sizes, scratch)
+    copy_position(1, tables.column_t, tables.hidden_column, place, first, sizes, scratch)
+    return True
 
-    own: where the query begins, and its channels. place: where the table, `hidden` and the target begin.
-    """
-    begin, channels = own
-    start, start_hidden, to = place
-    zero = splat(queries.dtype.type(0))
-    for y in range(0, count, LANES):
-        a, b, c, e = load(hidden, start_hidden + y), zero, zero, zero  # four, for one would wait for itself
-        d = 0
-        while d + 4 <= channels:
-            p = d * length + start + y
-            a = fma(splat_at(queries, begin + d), load(table_t, p), a)
-            b = fma(splat_at(queries, begin + d + 1), load(table_t, p + length), b)
-            c = fma(splat_at(queries, begin + d + 2), load(table_t, p + 2 * length), c)
-            e = fma(splat_at(queries, begin + d + 3), load(table_t, p + 3 * length), e)
-            d += 4
-        while d < channels:
-            a = fma(splat_at(queries, begin + d), load(table_t, d * length + start + y), a)
-            d += 1
-        store(target, to + y, add(add(a, b), add(c, e)))
+
+@njit(inline="always")
+def position_place(axis, number, sizes):
+    """Places of an axis' neighbourhood, filled up; where query `number`'s part of the table and of `hidden` begin."""
+    count = padded(sides(sizes)[axis])
+    step = number // sizes.queries[1] if axis == 0 else number % sizes.queries[1]
+    return count, sizes.block[axis] - 1 - step * sizes.relative_stride, step * count
+
+
+@njit(nogil=True)
+def copy_position(axis, table_t, hidden, place, first, sizes, scratch):
+    """Position logits of an axis, out of the products with every row of its table."""
+    length, side = table_t.size // sizes.length, scratch.position.size // CHUNK
+    for lane in range(CHUNK):
+        if query_pixel(sizes, place[2], place[3], first + lane)[0] < 0:
+            continue
+        count, start, start_hidden = position_place(axis, first + lane, sizes)
+        to = lane * side + axis * (side - count)
+        for y in range(0, count, LANES):
+            products = load(scratch.products, lane * length + start + y)
+            store(scratch.position, to + y, add(products, load(hidden, start_hidden + y)))
+
+
+@njit(nogil=True)
+def make_position(tables, place, first, sizes, scratch):
+    """Position logits, each query's with its parts of the tables."""
+    queries, position, length = scratch.query, scratch.position, sizes.length
+    rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
+    row_length, column_length = tables.row_t.size // length, tables.column_t.size // length
+    for lane in range(CHUNK):
+        if query_pixel(sizes, place[2], place[3], first + lane)[0] < 0:
+            continue
+        i, j = (first + lane) // sizes.queries[1], (first + lane) % sizes.queries[1]
+        start, target = sizes.block[0] - 1 - i * sizes.relative_stride, lane * (rows + columns)
+        for y in range(0, rows, LANES):
+            total = load(tables.hidden_row, i * rows + y)
+            for d in range(sizes.channels):
+                logits = load(tables.row_t, d * row_length + start + y)
+                total = fma(splat_at(queries, lane * length + d), logits, total)
+            store(position, target + y, total)
+        start, target = sizes.block[1] - 1 - j * sizes.relative_stride, target + rows
+        for x in range(0, columns, LANES):
+            total = load(tables.hidden_column, j * columns + x)
+            for d in range(sizes.channels):
+                logits = load(tables.column_t, d * column_length + start + x)
+                total = fma(splat_at(queries, lane * length + d), logits, total)
+            store(position, target + x, total)
 
 
 @njit(nogil=True)

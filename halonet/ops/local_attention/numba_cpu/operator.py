@@ -63,7 +63,7 @@ def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     query, value = given.maps[0], given.maps[2]
     output = query.new_empty((*query.shape[:4], value.shape[4]))
     norm = query.new_empty((*query.shape[:4], 2 * for_backward), dtype=custom_operator.working_dtype(query.dtype))
-    arguments = _addresses(*given.maps, output), given.kind, norm.flatten().numpy()
+    arguments = _addresses(*given.maps, output), given.kind, given.parts, norm.flatten().numpy()
     _launch(forward, *arguments, given.tables, given.sizes, given.scale)
     return output, norm
 
@@ -86,6 +86,7 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
         backward,
         _addresses(*given.maps, *produced, *targets),
         given.kind,
+        given.parts,
         *_flat(norm),
         _flat(rows, tables, bias, extra),
         given.tables,
@@ -122,14 +123,15 @@ def _launch(kernel: Callable[..., None], *arguments: Any) -> None:
 
 @dataclass(frozen=True)
 class _Given:
-    """What both passes read: the maps query, key, value, extra key and extra value, and `Map`'s kind; `Tables`, `Sizes`
-    and the scale.
+    """What both passes read: the maps query, key, value, extra key and extra value, and `Map`'s kind; the type of
+    `Scratch.parts`; `Tables`, `Sizes` and the scale.
 
     Extra keys are maps of one row; of those a call has not, there are none.
     """
 
     maps: tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
     kind: Array
+    parts: Array
     tables: tuple[Array, ...]
     sizes: Array
     scale: np.floating[Any]
@@ -150,15 +152,18 @@ class _Given:
         )
         extra_bias = torch.zeros(heads, extra_key.shape[1]) if call.extra_bias is None else call.extra_bias
         axes = call.geometry.rows, call.geometry.columns
+        sizes = _sizes(call, extra_key.shape[1])
         arrays = (
-            *_tables_t(call, dtype),
+            *_tables_t(call, dtype, int(sizes[-2])),
             *(_hidden(axis, dtype) for axis in axes),
             _bias(call.geometry, call.bias, dtype),
             *_flat(extra_bias.detach().to(dtype)),
         )
         maps = query, key, value, extra_key, extra_value
         kind = np.zeros(0, np.uint16 if query.dtype == torch.bfloat16 else arrays[0].dtype)
-        return cls(maps, kind, arrays, _sizes(call, extra_key.shape[1]), arrays[0].dtype.type(call.scale))
+        # A type, as `kind`: most calls need no kernel compiled for tile registers.
+        parts: Array = np.zeros(0, np.uint16 if sizes[-3] else np.bool_)
+        return cls(maps, kind, parts, arrays, sizes, arrays[0].dtype.type(call.scale))
 
 
 def _prepared(map_: Tensor) -> Tensor:
@@ -182,14 +187,18 @@ def _addresses(*maps: Tensor) -> Array:
 def _parts(call: Call) -> int:
     """In how many parts tile registers are to take each number; 0 where vector registers do as well or better.
 
-    Tiles are 32 channels deep: of fewer, most of their work is on zeros.
+    Tiles are 32 channels deep: of fewer, most of their work is on zeros. Taking keys to three parts pays where enough
+    queries meet them.
     """
     from halonet.ops.local_attention.numba_cpu import amx
 
     narrow = min(call.query.shape[4], call.value.shape[4]) < 32
     if narrow or call.query.dtype == torch.float64 or not amx.is_permitted():
         return 0
-    return 1 if call.query.dtype == torch.bfloat16 else 3
+    if call.query.dtype == torch.bfloat16:
+        return 1
+    queries = call.geometry.rows.queries_per_block * call.geometry.columns.queries_per_block
+    return 3 if queries >= 128 else 0
 
 
 def _sizes(call: Call, extra: int) -> Array:
@@ -211,14 +220,14 @@ def _sizes(call: Call, extra: int) -> Array:
     return np.array([*numbers, geometry.neighbors or 0, extra, has_bias, parts, *lengths], dtype=np.int64)
 
 
-def _tables_t(call: Call, dtype: torch.dtype) -> list[Array]:
-    """`row_t` and `column_t` of `Tables`, flat; zeros where the call has no tables."""
+def _tables_t(call: Call, dtype: torch.dtype, channels: int) -> list[Array]:
+    """`row_t` and `column_t` of `Tables`, flat, of `channels` with those filled up; zeros without tables."""
     arrays = []
     for number, axis in enumerate((call.geometry.rows, call.geometry.columns)):
         length = 2 * axis.reach + 1
-        table_t = torch.zeros(call.query.shape[4], length + LANES, dtype=dtype)
+        table_t = torch.zeros(channels, _whole(length + LANES, 32), dtype=dtype)
         if call.relative is not None:
-            table_t[:, :length] = call.relative[number].detach().t()
+            table_t[: call.query.shape[4], :length] = call.relative[number].detach().t()
             table_t *= call.relative_scale
         arrays.append(table_t.flatten().numpy())
     return arrays
