@@ -9,14 +9,16 @@ from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
-from halonet.ops.local_attention.numba_cpu.amx_products import (
-    combine_tiles,
-    content_scores,
+from halonet.ops.local_attention.numba_cpu.amx_parts import (
     only_with_parts,
     pack_given,
     pack_keys,
     pack_tables,
     places_of,
+)
+from halonet.ops.local_attention.numba_cpu.amx_products import (
+    combine_tiles,
+    content_scores,
     rows_by_chunk,
     slopes_to_parts,
     spread_tiles,

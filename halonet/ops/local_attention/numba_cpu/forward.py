@@ -7,15 +7,13 @@ from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
-from halonet.ops.local_attention.numba_cpu.amx_products import (
-    combine_tiles,
-    content_scores,
-    exponentiate_tiles,
+from halonet.ops.local_attention.numba_cpu.amx_parts import (
     only_with_parts,
     pack_keys,
     pack_tables,
     places_of,
 )
+from halonet.ops.local_attention.numba_cpu.amx_products import combine_tiles, content_scores, exponentiate_tiles
 from halonet.ops.local_attention.numba_cpu.border import border_sums
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (

@@ -54,7 +54,7 @@ class Sizes(NamedTuple):
     neighbors: int  # 0: the whole halo
     extra: int  # keys every query sees
     has_bias: bool
-    parts: int  # that each number is taken in by tile registers; 0: vector registers (`amx_products`)
+    parts: int  # that each number is taken in by tile registers; 0: vector registers (`amx_parts`)
     length: int  # of rows of channels, filled up with zeros
     value_length: int
 
@@ -86,7 +86,7 @@ class Scratch(NamedTuple):
     scores: Any  # TILE x CHUNK
     position: Any  # CHUNK x (rows and columns of the neighbourhood)
     products: Any  # CHUNK x rows of the longer position table
-    parts: Any  # of 16 bits, what tile registers take: see `amx_products.Places`; else of bool, and empty
+    parts: Any  # of 16 bits, what tile registers take: see `amx_parts.Places`; else of bool, and empty
     border: Any  # 8 x CHUNK: largest logit and sum of rows outside, rows inside, columns outside, columns inside
     factor: Any  # CHUNK: what is left of sums when a larger logit has come
     finite: Any  # GROUP: whether all that is in parts is finite; else a chunk takes vector registers

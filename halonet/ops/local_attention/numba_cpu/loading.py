@@ -5,12 +5,8 @@ from __future__ import annotations
 from numba import njit, types
 from numba.extending import overload
 
-from halonet.ops.local_attention.numba_cpu.amx_products import (
-    only_with_parts,
-    pack_queries,
-    pack_query_rows,
-    table_products,
-)
+from halonet.ops.local_attention.numba_cpu.amx_parts import only_with_parts, pack_queries, pack_query_rows
+from halonet.ops.local_attention.numba_cpu.amx_products import table_products
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
 from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
