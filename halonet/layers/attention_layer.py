@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ POSITIONS = ("split", "full", "absolute", "none")
 DOWNSAMPLES = ("query", "pool")
 
 
-class AttentionLayer(nn.Module):
+class AttentionLayer(nn.Module, ABC):
     """(B, C, H, W) -> (B, C * r_v, ceil(H/stride), ceil(W/stride)): 1x1 convolutions, one call of the op, pooling.
 
     A subclass says into which blocks it cuts a map (`blocks_of`), makes the position tables (`make_tables`) and, where
@@ -116,9 +117,9 @@ class AttentionLayer(nn.Module):
         """Standard deviation with which tables begin: that of a projected key's channel."""
         return float((self.dim_qk // self.num_heads) ** -0.5)
 
+    @abstractmethod
     def blocks_of(self, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
         """Block and halo, (height, width) each, with which a map of (H, W) is cut."""
-        raise NotImplementedError
 
     def relative_tables(self, size: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
         """The tables that the op takes for a map of (H, W), each (2 * reach + 1, Dk)."""

@@ -175,12 +175,13 @@ def test_what_is_no_number_reaches_the_same_pixels(dtype, name):
 @pytest.mark.parametrize("count", [1, 7, 15, 16])
 def test_bfloat16_is_read_and_written_as_torch_rounds_it(count):
     """Ties go to the even number; infinities and NaN stay; nothing beyond the count is touched."""
+    from halonet.ops.local_attention.numba_cpu.pointers import pointer_to
     from halonet.ops.local_attention.numba_cpu.vectors import load, load_bfloat16, store, store_bfloat16
 
     @numba.njit
     def there_and_back(source, address, target, count):
-        store_bfloat16(address, 0, count, load(source, 0))
-        store(target, 0, load_bfloat16(address, 0, count, source.dtype.type(0)))
+        store_bfloat16(address, 0, count, load(pointer_to(source), 0))
+        store(pointer_to(target), 0, load_bfloat16(address, 0, count, source.dtype.type(0)))
 
     one = np.array([0x3F800000], np.uint32)
     ties = (one + np.array([0x8000, 0x18000, 0x7FFF, 0x8001], np.uint32)).view(np.float32)
@@ -196,6 +197,32 @@ def test_bfloat16_is_read_and_written_as_torch_rounds_it(count):
         assert (places[count:] == 7).all()
         np.testing.assert_array_equal(target[:count], expected[:count].float().numpy())
         assert (target[count:] == 0).all()
+
+
+def test_exponential():
+    """Within one epsilon where weights matter, three in all; 0 below what single precision holds."""
+    from halonet.ops.local_attention.numba_cpu.pointers import pointer_to
+    from halonet.ops.local_attention.numba_cpu.vectors import exp, load, store
+
+    @numba.njit
+    def exponential(source, target):
+        for index in range(0, source.size, 16):
+            store(pointer_to(target), index, exp(load(pointer_to(source), index)))
+
+    def of(numbers):
+        target = np.empty_like(numbers)
+        exponential(numbers, target)
+        return target
+
+    numbers = np.linspace(-87, 0, 160_000, dtype=np.float32)
+    exact = np.exp(numbers.astype(np.float64))
+    error = np.abs(of(numbers) / exact - 1) / np.finfo(np.float32).eps
+    assert error[numbers > -10].max() < 1
+    assert error.max() < 3
+    special = np.array([0, -np.inf, np.nan, -1e30, -88, -200] + [0] * 10, np.float32)
+    np.testing.assert_array_equal(of(special)[:6], [1, 0, np.nan, 0, 0, 0])
+    odd_nan = np.full(16, 0x7FC001FF, np.uint32).view(np.float32)
+    assert np.isnan(of(odd_nan)).all()
 
 
 def test_maps_of_bfloat16_are_read_where_they_are():

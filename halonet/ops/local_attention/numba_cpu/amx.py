@@ -19,7 +19,6 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from halonet.ops.local_attention.numba_cpu.constants import LANES
-from halonet.ops.local_attention.numba_cpu.vectors import array_data
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 HAS_AMX = all(_FEATURES.get(name, False) for name in ("amx-tile", "amx-bf16"))
@@ -160,29 +159,29 @@ def upper(typing: Any, vector: Any, rounds: Any) -> Any:
 
 
 @intrinsic
-def store_uppers(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes the upper halves of LANES numbers to an array of 16-bit numbers."""
+def store_uppers(typing: Any, pointer: Any, index: Any, vector: Any) -> Any:
+    """Writes the upper halves of LANES numbers as 16-bit numbers from a pointer on."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         halves = ir.VectorType(ir.IntType(16), LANES)
-        data = builder.gep(array_data(context, builder, signature.args[0], values[0]), [values[1]])
+        data = builder.gep(values[0], [values[1]])
         half = builder.trunc(builder.lshr(_bits(builder, values[2]), _all(16)), halves)
         builder.store(half, builder.bitcast(data, halves.as_pointer()), align=2)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), generate
+    return types.void(pointer, types.intp, vector), generate
 
 
 @intrinsic
-def store_pairs(typing: Any, array: Any, index: Any, first: Any, second: Any) -> Any:
+def store_pairs(typing: Any, pointer: Any, index: Any, first: Any, second: Any) -> Any:
     """Writes the upper halves of two vectors in turn, 2 * LANES numbers of 16 bits."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = builder.gep(array_data(context, builder, signature.args[0], values[0]), [values[1]])
+        data = builder.gep(values[0], [values[1]])
         low = builder.lshr(_bits(builder, values[2]), _all(16))
         high = builder.and_(_bits(builder, values[3]), _all(0xFFFF0000))
         pairs = builder.or_(low, high)
         builder.store(pairs, builder.bitcast(data, pairs.type.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, first, second), generate
+    return types.void(pointer, types.intp, first, second), generate

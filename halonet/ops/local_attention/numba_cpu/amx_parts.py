@@ -13,21 +13,11 @@ from typing import NamedTuple
 from numba import njit, types
 from numba.extending import overload
 
-from halonet.ops.local_attention.numba_cpu.amx import (
-    store_pairs,
-    store_uppers,
-    upper,
-)
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, TILE
-from halonet.ops.local_attention.numba_cpu.layout import chunks_of, key_rows
-from halonet.ops.local_attention.numba_cpu.vectors import (
-    fma,
-    load,
-    splat,
-    subtract,
-    total,
-    transpose,
-)
+from halonet.ops.local_attention.numba_cpu.amx import store_pairs, store_uppers, upper
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, TILE
+from halonet.ops.local_attention.numba_cpu.layout import clear, group_size, key_rows, table_rows
+from halonet.ops.local_attention.numba_cpu.pointers import typed
+from halonet.ops.local_attention.numba_cpu.vectors import fma, load, splat, subtract, total, transpose
 
 
 def only_with_parts(function):
@@ -35,17 +25,17 @@ def only_with_parts(function):
     kernel = njit(nogil=True)(function)
     scratch_at = list(inspect.signature(function).parameters).index("scratch")
 
-    def stub(*arguments):
-        raise NotImplementedError("for kernels only")
+    def in_kernels(*arguments):
+        return False
 
-    @overload(stub)
+    @overload(in_kernels)
     def choose(*arguments):
-        scratch = arguments[scratch_at] if len(arguments) > 1 else arguments[0][scratch_at]
+        scratch = arguments[scratch_at]
         if scratch.types[scratch.fields.index("parts")].dtype == types.uint16:
             return lambda *arguments: kernel(*arguments)
         return lambda *arguments: False
 
-    return stub
+    return in_kernels
 
 
 class Places(NamedTuple):
@@ -68,9 +58,9 @@ class Places(NamedTuple):
 
 
 @njit(nogil=True)
-def places_of(sizes, tables):
+def places_of(sizes):
     """The `Places`, and after them the length of all."""
-    n, keys, chunks = sizes.parts, key_rows(sizes), min(GROUP, chunks_of(sizes))
+    n, keys, chunks = sizes.parts, key_rows(sizes), group_size(sizes)
     keys_size, values_size = n * keys * sizes.length, n * keys * sizes.value_length
     tile_size = n * TILE * CHUNK
     query_size, grad_size = n * chunks * CHUNK * sizes.length, n * chunks * CHUNK * sizes.value_length
@@ -79,8 +69,8 @@ def places_of(sizes, tables):
     query = scores + 3 * tile_size
     grad = query + 2 * query_size
     table = grad + 2 * grad_size
-    column_table = table + n * tables.row_t.size
-    panels = column_table + n * tables.column_t.size
+    column_table = table + n * sizes.length * table_rows(sizes, 0)
+    panels = column_table + n * sizes.length * table_rows(sizes, 1)
     end = panels + n * CHUNK * sizes.length
     own = 0, keys_size, value, value + values_size
     of_tile = scores, scores + tile_size, scores + 2 * tile_size
@@ -122,11 +112,12 @@ def pack_rows(source, rows, length, target, begin, panel, n):
 
     begin: where in the target. panel: rows of a panel, of which the target may have more.
     """
-    bad = splat(source.dtype.type(0))
+    zero = splat(typed(source, 0))
+    bad = zero
     for row in range(rows):
         for column in range(0, length, LANES):
             numbers = load(source, row * length + column)
-            bad = fma(numbers, splat(source.dtype.type(0)), bad)
+            bad = fma(numbers, zero, bad)
             place = begin + (column // 32 * panel + row) * 32 + column % 32
             store_row(target, place, panel * length, n, numbers)
     return total(bad) == 0
@@ -149,11 +140,12 @@ def pack_columns(source, rows, length, target, begin, capacity, n, block):
 @njit(nogil=True)
 def pack_pairs(source, rows, length, target, begin, n):
     """Rows (rows, length), two and two, as a second factor; whether all are finite."""
-    bad = splat(source.dtype.type(0))
+    zero = splat(typed(source, 0))
+    bad = zero
     for row in range(0, rows, 2):
         for column in range(0, length, LANES):
             a, b = load(source, row * length + column), load(source, (row + 1) * length + column)
-            bad = fma(a, splat(source.dtype.type(0)), fma(b, splat(source.dtype.type(0)), bad))
+            bad = fma(a, zero, fma(b, zero, bad))
             store_pair(target, begin + row * length + 2 * column, rows * length, n, a, b)
     return total(bad) == 0
 
@@ -162,9 +154,9 @@ def pack_pairs(source, rows, length, target, begin, n):
 def pack_keys(count, places, sizes, scratch, for_backward):
     """The block's keys and values into parts, filled up with zeros to 32; whether all are finite."""
     n, keys, length, values = sizes.parts, key_rows(sizes), sizes.length, sizes.value_length
-    end, zero = (count + 31) // 32 * 32, scratch.key.dtype.type(0)
-    scratch.key[count * length : end * length] = zero
-    scratch.value[count * values : end * values] = zero
+    end = (count + 31) // 32 * 32
+    clear(scratch.key, count * length, end * length)
+    clear(scratch.value, count * values, end * values)
     key, value, parts, block = scratch.key, scratch.value, scratch.parts, scratch.position
     finite = pack_rows(key, end, length, parts, places.key, keys, n)
     pack_columns(value, end, values, parts, places.value_t, keys, n, block)
@@ -178,11 +170,9 @@ def pack_keys(count, places, sizes, scratch, for_backward):
 @only_with_parts
 def pack_tables(places, tables, sizes, scratch):
     """The position tables into parts; whether all are finite."""
-    for_rows = tables.row_t.size // sizes.length
-    for_columns = tables.column_t.size // sizes.length
-    finite = pack_pairs(tables.row_t, sizes.length, for_rows, scratch.parts, places.row_table, sizes.parts)
-    place = places.column_table
-    return pack_pairs(tables.column_t, sizes.length, for_columns, scratch.parts, place, sizes.parts) and finite
+    length, parts, n = sizes.length, scratch.parts, sizes.parts
+    finite = pack_pairs(tables.row_t, length, table_rows(sizes, 0), parts, places.row_table, n)
+    return pack_pairs(tables.column_t, length, table_rows(sizes, 1), parts, places.column_table, n) and finite
 
 
 @njit(nogil=True)
@@ -214,7 +204,7 @@ def pack_given(places, sizes, scratch):
 @njit(nogil=True)
 def all_finite(source, count):
     """Whether the first `count` numbers, a multiple of LANES, are."""
-    zero = splat(source.dtype.type(0))
+    zero = splat(typed(source, 0))
     bad = zero
     for index in range(0, count, LANES):
         bad = fma(load(source, index), zero, bad)

@@ -11,7 +11,8 @@ from numba import njit
 from halonet.ops.local_attention.numba_cpu.amx import tile_load, tile_multiply, tile_store, tile_zero
 from halonet.ops.local_attention.numba_cpu.amx_parts import store_pair, store_row
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, TILE
-from halonet.ops.local_attention.numba_cpu.layout import key_rows
+from halonet.ops.local_attention.numba_cpu.layout import clear, key_rows
+from halonet.ops.local_attention.numba_cpu.pointers import address, typed
 from halonet.ops.local_attention.numba_cpu.vectors import add, exp, load, multiply, splat, store, subtract
 
 
@@ -82,7 +83,7 @@ def rows_by_chunk(rows, columns, length, first, count, sizes, scratch, target):
 
     rows, columns: where they begin in `scratch.parts`.
     """
-    n, base, to = sizes.parts, scratch.parts.ctypes.data, target.ctypes.data
+    n, base, to = sizes.parts, address(scratch.parts), address(target)
     a, b = base + 2 * (rows + first * 32), base + 2 * (columns + scratch.number * n * CHUNK * length)
     panel, a_part, b_part = 64 * key_rows(sizes), 2 * key_rows(sizes) * length, 2 * CHUNK * length
     for t in range(0, count, 32):
@@ -107,7 +108,7 @@ def combine_tiles(rows_t, first, count, places, sizes, scratch, target_t, factor
             for half in range(0, CHUNK, LANES):
                 place = d * CHUNK + half
                 store(target_t, place, multiply(load(target_t, place), load(factor, half)))
-    n, keys, base, to = sizes.parts, key_rows(sizes), scratch.parts.ctypes.data, target_t.ctypes.data
+    n, keys, base, to = sizes.parts, key_rows(sizes), address(scratch.parts), address(target_t)
     a, b = base + 2 * (begin + first * length), base + 2 * places.scores
     a_part, b_part, panels = 2 * keys * length, 2 * TILE * CHUNK, (count + 31) // 32
     for d in range(0, length, 32):
@@ -121,7 +122,7 @@ def spread_tiles(scores, rows, length, first, count, sizes, scratch, target):
 
     scores, rows: where they begin.
     """
-    n, base, to = sizes.parts, scratch.parts.ctypes.data, target.ctypes.data
+    n, base, to = sizes.parts, address(scratch.parts), address(target)
     b, b_row, b_part = base + 2 * (rows + scratch.number * n * CHUNK * length), 4 * length, 2 * CHUNK * length
     for t in range(0, count, 32):
         a = base + 2 * (scores + t * CHUNK)
@@ -134,7 +135,7 @@ def spread_tiles(scores, rows, length, first, count, sizes, scratch, target):
 def exponentiate_tiles(count, scratch, scores, n):
     """`exponentiate`, the scores going into parts as a second factor, filled up with zeros to 32 keys."""
     source, parts, distance = scratch.scores, scratch.parts, TILE * CHUNK
-    zero = splat(source.dtype.type(0))
+    zero = splat(typed(source, 0))
     for half in range(0, CHUNK, LANES):
         largest = load(scratch.largest, half)
         sums = multiply(load(scratch.sums, half), load(scratch.factor, half))
@@ -157,8 +158,8 @@ def slopes_to_parts(count, scratch, gradients, places, n):
     """gradients.scores = weights * (what it was - delta); both into parts, filled up with zeros to 32 keys."""
     weights, slopes, parts = scratch.scores, gradients.scores, scratch.parts
     distance, end = TILE * CHUNK, (count + 31) // 32 * 32
-    weights[count * CHUNK : end * CHUNK] = 0
-    slopes[count * CHUNK : end * CHUNK] = 0
+    clear(weights, count * CHUNK, end * CHUNK)
+    clear(slopes, count * CHUNK, end * CHUNK)
     for half in range(0, CHUNK, LANES):
         delta = load(gradients.delta, half)
         for t in range(0, end, 2):
@@ -178,7 +179,7 @@ def slopes_to_parts(count, scratch, gradients, places, n):
 @njit(nogil=True)
 def table_products(table, rows, places, sizes, scratch):
     """products (CHUNK, rows) = the chunk's queries @ a table, which begins at `table` in `parts`."""
-    n, length, base, to = sizes.parts, sizes.length, scratch.parts.ctypes.data, scratch.products.ctypes.data
+    n, length, base, to = sizes.parts, sizes.length, address(scratch.parts), address(scratch.products)
     a, b = base + 2 * places.query_panels, base + 2 * table
     for r in range(0, rows, 32):
         second = b + 4 * r

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
@@ -24,22 +23,26 @@ from halonet.ops.local_attention.numba_cpu.amx_products import (
     spread_tiles,
 )
 from halonet.ops.local_attention.numba_cpu.border import add_border
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
     Tables,
     bias_queries,
     chunks_of,
+    clear,
+    group_size,
+    key_rows,
     make_scratch,
     of_chunk,
-    padded,
-    part_of,
+    position_length,
     query_pixel,
+    release,
+    reserve,
     sides,
     unpack_map,
     unpack_sizes,
-    zeros,
 )
 from halonet.ops.local_attention.numba_cpu.loading import copy_row, load_extra, load_keys, load_queries, write_rows
+from halonet.ops.local_attention.numba_cpu.pointers import address, after, null, pointer_to, typed
 from halonet.ops.local_attention.numba_cpu.products import (
     add_position,
     columns_to_rows,
@@ -95,43 +98,43 @@ class Totals(NamedTuple):
 
 
 @njit(nogil=True)
-def make_gradients(sizes, scratch):
-    """Buffers for gradients, as large as those of `scratch`."""
-    like, channels = scratch.key, sizes.length
-    return Gradients(
-        zeros(scratch.key.size, like),
-        zeros(scratch.value.size, like),
-        zeros(scratch.scores.size, like),
-        zeros(CHUNK * channels, like),
-        zeros(scratch.position.size, like),
-        zeros(sizes.value_length, like),
-        np.ones(CHUNK, like.dtype),
-        zeros(bias_size(sizes), like),
-        zeros(scratch.query_t.size, like),
-        zeros(scratch.position_t.size, like),
-        zeros(scratch.largest.size, like),
-        zeros(scratch.largest.size, like),
-    )
+def gradients_at(sizes, start):
+    """`Gradients` whose numbers begin at `start`, and where they end; as large as those of `Scratch`."""
+    keys, tile, queries = key_rows(sizes), min(key_rows(sizes), TILE), group_size(sizes) * CHUNK
+    value = after(start, keys * sizes.length)
+    scores = after(value, keys * sizes.value_length)
+    query = after(scores, tile * CHUNK)
+    position = after(query, CHUNK * sizes.length)
+    output = after(position, CHUNK * position_length(sizes))
+    one = after(output, sizes.value_length)
+    bias = after(one, CHUNK)
+    query_t = after(bias, bias_size(sizes))
+    position_t = after(query_t, queries * sizes.length)
+    delta = after(position_t, queries * (position_length(sizes) + sizes.extra + 1))
+    largest = after(delta, queries)
+    own = query_t, position_t, delta, largest
+    return Gradients(start, value, scores, query, position, output, one, bias, *own), after(largest, queries)
 
 
 @njit(nogil=True)
-def gradients_of_chunk(gradients, number):
+def make_gradients(sizes, like):
+    """`Gradients` of the type of `like`, and the array to keep as long as it."""
+    _, end = gradients_at(sizes, null(like))
+    memory, start = reserve(address(end), like)
+    gradients, _ = gradients_at(sizes, start)
+    for lane in range(0, CHUNK, LANES):
+        store(gradients.one, lane, splat(typed(like, 1)))
+    return gradients, memory
+
+
+@njit(inline="always")
+def gradients_of_chunk(gradients, number, sizes):
     """`Gradients` with the buffers of one chunk of the group."""
-    g, count = gradients, gradients.largest.size // CHUNK
-    return Gradients(
-        g.key,
-        g.value,
-        g.scores,
-        g.query,
-        g.position,
-        g.output,
-        g.one,
-        g.bias,
-        part_of(g.query_t, number, count),
-        part_of(g.position_t, number, count),
-        part_of(g.delta, number, count),
-        part_of(g.largest, number, count),
-    )
+    g, queries = gradients, number * CHUNK
+    query_t = after(g.query_t, queries * sizes.length)
+    position_t = after(g.position_t, queries * (position_length(sizes) + sizes.extra + 1))
+    own = query_t, position_t, after(g.delta, queries), after(g.largest, queries)
+    return Gradients(g.key, g.value, g.scores, g.query, g.position, g.output, g.one, g.bias, *own)
 
 
 @njit(nogil=True)
@@ -149,19 +152,21 @@ def _entry(sources):
         """All gradients.
 
         maps: query, key, value, extra key, extra value, output and its gradient, and where the gradients of the first
-        five go, as rows of `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. kind:
-        `Map`'s. parts: an empty array of `Scratch.parts`' type. norm: as the forward pass left it. totals: the arrays
-        of `Totals`. The others as for `forward`.
+        five go, as `Map`'s numbers; those but the query's hold zeros and are of the kernels' own type. norm: as the
+        forward pass left it. totals: the arrays of `Totals`. The others as for `forward`.
         """
         _ = sources
         slices = numbers[0] * numbers[3]
-        table_rows, table_gradients, bias_gradients, extra_gradients = totals
+        rows_of_tables, table_gradients, bias_gradients, extra_gradients = totals
         row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
         for share in prange(threads):
-            whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
-            sums = Totals(table_rows, table_gradients, bias_gradients, extra_gradients)
+            of_axes = pointer_to(row_t), pointer_to(column_t), pointer_to(hidden_row), pointer_to(hidden_column)
+            whole = Tables(*of_axes, pointer_to(bias), pointer_to(extra_bias))
+            of_tables = pointer_to(rows_of_tables), pointer_to(table_gradients)
+            sums = Totals(*of_tables, pointer_to(bias_gradients), pointer_to(extra_gradients))
+            given = pointer_to(maps), pointer_to(kind), pointer_to(parts), pointer_to(norm)
             first, end = slices * share // threads, slices * (share + 1) // threads
-            backward_slices(maps, kind, parts, norm, sums, whole, unpack_sizes(numbers), scale, first, end)
+            backward_slices(given, sums, whole, unpack_sizes(numbers), scale, first, end)
 
     return backward
 
@@ -170,29 +175,30 @@ backward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def backward_slices(maps, kind, parts, norm, totals, tables, sizes, scale, first, end):
-    """Gradients of the slices (image, head) `first` to `end`."""
+def backward_slices(given, totals, tables, sizes, scale, first, end):
+    """Gradients of the slices (image, head) `first` to `end`. given: pointers to `maps`, `kind`, `parts` and `norm`."""
+    maps, kind, parts, norm = given
     key, value = unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind)
-    places, size = places_of(sizes, tables)
-    scratch = make_scratch(sizes, tables, parts, size)
+    places, size = places_of(sizes)
+    scratch, kept = make_scratch(sizes, tables.row_t, parts, size)
     settings = begin_tiles(sizes.parts)
     tables_finite = pack_tables(places, tables, sizes, scratch)
-    gradients = make_gradients(sizes, scratch)
-    zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
+    gradients, kept_too = make_gradients(sizes, scratch.key)
+    one, keys = typed(scratch.key, 1), key_rows(sizes)
     for part in range(first, end):
         image, head = part // sizes.heads, part % sizes.heads
-        gradients.bias[:] = zero
+        clear(gradients.bias, 0, bias_size(sizes))
         for block in range(sizes.blocks[0] * sizes.blocks[1]):
             place = image, head, block // sizes.blocks[1], block % sizes.blocks[1]
             own = load_keys(key, value, sizes, place, scratch, scale)
             count = load_extra(extra_key, extra_value, sizes, place, own, scratch, scale)
             finite = tables_finite and pack_keys(count, places, sizes, scratch, True)
-            gradients.key[:] = zero
-            gradients.value[:] = zero
-            for begin in range(0, chunks_of(sizes), GROUP):
-                keys = own, count, finite
-                add_group(maps, kind, norm, totals, tables, sizes, place, begin, keys, scratch, gradients)
+            clear(gradients.key, 0, keys * sizes.length)
+            clear(gradients.value, 0, keys * sizes.value_length)
+            for begin in range(0, chunks_of(sizes), group_size(sizes)):
+                of_keys = own, count, finite
+                add_group(maps, kind, norm, totals, tables, sizes, place, begin, of_keys, scratch, gradients)
             channels, values = (sizes.length, sizes.channels), (sizes.value_length, sizes.value_channels)
             add_keys(unpack_map(maps, 8, kind), place, own, gradients.key, channels, scratch.pixel, scale)
             add_keys(unpack_map(maps, 9, kind), place, own, gradients.value, values, scratch.pixel, one)
@@ -201,6 +207,8 @@ def backward_slices(maps, kind, parts, norm, totals, tables, sizes, scale, first
         if sizes.has_bias:
             to_bias(sizes, part, totals.bias_gradients, gradients)
     end_tiles(sizes.parts, settings)
+    release(kept)
+    kept_too[0] = 0
 
 
 @njit(nogil=True)
@@ -213,28 +221,20 @@ def add_group(maps, kind, norm, totals, tables, sizes, place, first, keys, scrat
     query, output, grad = unpack_map(maps, 0, kind), unpack_map(maps, 5, kind), unpack_map(maps, 6, kind)
     target = unpack_map(maps, 7, kind)
     own, count, finite = keys
-    places, _ = places_of(sizes, tables)
-    chunks = min(GROUP, chunks_of(sizes) - first)
-    if count <= TILE:
-        tile = np.int64(0)  # a literal would be compiled for on its own
-        for begin in range(first * CHUNK, (first + chunks) * CHUNK, CHUNK):
-            load_queries(query, places, finite, tables, sizes, place, begin, scratch)
-            load_given(output, grad, norm, sizes, place, begin, scratch, gradients)
-            scratch.finite[0] = scratch.finite[0] and pack_given(places, sizes, scratch)
-            add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, gradients)
-            finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients)
-        return
+    places, _ = places_of(sizes)
+    chunks = min(group_size(sizes), chunks_of(sizes) - first)
     for number in range(chunks):
-        chunk, begin = of_chunk(scratch, number), (first + number) * CHUNK
-        load_queries(query, places, finite, tables, sizes, place, begin, chunk)
-        load_given(output, grad, norm, sizes, place, begin, chunk, gradients_of_chunk(gradients, number))
-        scratch.finite[number] = scratch.finite[number] and pack_given(places, sizes, chunk)
+        chunk, sums = of_chunk(scratch, number, sizes), gradients_of_chunk(gradients, number, sizes)
+        load_queries(query, places, finite, tables, sizes, place, (first + number) * CHUNK, chunk)
+        load_given(output, grad, norm, sizes, place, (first + number) * CHUNK, chunk, sums)
+        if scratch.finite[number]:
+            scratch.finite[number] = pack_given(places, sizes, chunk)
     for tile in range(0, count, TILE):
         for number in range(chunks):
-            chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
+            chunk, sums = of_chunk(scratch, number, sizes), gradients_of_chunk(gradients, number, sizes)
             add_tile(places, totals, tables, sizes, place, (first + number) * CHUNK, tile, keys, chunk, sums)
     for number in range(chunks):
-        chunk, sums = of_chunk(scratch, number), gradients_of_chunk(gradients, number)
+        chunk, sums = of_chunk(scratch, number, sizes), gradients_of_chunk(gradients, number, sizes)
         finish_chunk(target, totals, sizes, place, (first + number) * CHUNK, own, chunk, sums)
 
 
@@ -254,7 +254,7 @@ def add_tile(places, totals, tables, sizes, place, begin, tile, keys, scratch, g
     if sizes.has_bias:
         add_bias(tile, count, begin, sizes, scratch, gradients)
     if sizes.has_position:
-        position_gradients(tile, count, scratch, gradients)
+        position_gradients(tile, count, sizes, scratch, gradients)
     part = place[0] * sizes.heads + place[1]
     for t in range(max(tile, keys[0]), tile + count):
         for lane in range(CHUNK):
@@ -287,7 +287,7 @@ def finish_chunk(target, totals, sizes, place, begin, own, scratch, gradients):
     if sizes.has_position:
         if sizes.border_takes_part and not sizes.every_place and own < rows * columns:
             add_border(sizes, place[2], place[3], scratch, gradients)
-        columns_to_rows(gradients.position_t, padded(rows) + padded(columns), gradients.position)
+        columns_to_rows(gradients.position_t, position_length(sizes), gradients.position)
         part = place[0] * sizes.heads + place[1]
         to_tables(sizes, place, begin, part, totals.table_rows, totals.table_gradients, scratch, gradients)
     write_rows(target, sizes, place, begin, gradients.query, sizes.length, sizes.channels)
@@ -301,13 +301,12 @@ def load_given(output, grad, norm, sizes, place, begin, scratch, gradients):
     """
     image, head, block_row, block_column = place
     values = sizes.value_length
-    zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
+    zero, hidden, one = typed(scratch.key, 0), typed(scratch.key, -HIDDEN), typed(scratch.key, 1)
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
         if row < 0:
-            for d in range(0, values, LANES):
-                store(scratch.output, lane * values + d, splat(zero))
-            gradients.delta[lane], gradients.largest[lane] = zero, -HIDDEN
+            clear(scratch.output, lane * values, (lane + 1) * values)
+            gradients.delta[lane], gradients.largest[lane] = zero, hidden
             continue
         pixel = ((image * sizes.query_height + row) * sizes.query_width + column) * sizes.heads + head
         gradients.largest[lane], inverse = norm[2 * pixel], norm[2 * pixel + 1]

@@ -7,6 +7,7 @@ from numba import njit
 from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import clip, padded, sides
+from halonet.ops.local_attention.numba_cpu.pointers import typed
 from halonet.ops.local_attention.numba_cpu.vectors import add, exp, fma, load, maximum, multiply, splat, store, subtract
 
 
@@ -23,7 +24,7 @@ def border_groups(sizes, block_row, block_column, scratch):
 @njit(nogil=True)
 def axis_groups(position_t, begin, side, first, end, border, slot):
     """Of one axis, whose pixels `first` to `end` are inside: slots largest and sum outside, then inside."""
-    hidden = position_t.dtype.type(HIDDEN)
+    hidden = typed(position_t, HIDDEN)
     for half in range(0, CHUNK, LANES):
         outside = inside = splat(hidden)
         for y in range(side):
@@ -32,7 +33,7 @@ def axis_groups(position_t, begin, side, first, end, border, slot):
                 inside = maximum(inside, logit)
             else:
                 outside = maximum(outside, logit)
-        sum_outside = sum_inside = splat(position_t.dtype.type(0))
+        sum_outside = sum_inside = splat(typed(position_t, 0))
         for y in range(side):
             logit = load(position_t, (begin + y) * CHUNK + half)
             if first <= y < end:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
@@ -15,19 +14,22 @@ from halonet.ops.local_attention.numba_cpu.amx_parts import (
 )
 from halonet.ops.local_attention.numba_cpu.amx_products import combine_tiles, content_scores, exponentiate_tiles
 from halonet.ops.local_attention.numba_cpu.border import border_sums
-from halonet.ops.local_attention.numba_cpu.constants import CHUNK, GROUP, LANES, SOURCES, TILE
+from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES, SOURCES, TILE
 from halonet.ops.local_attention.numba_cpu.layout import (
     Tables,
     chunks_of,
+    group_size,
     groups_of,
     make_scratch,
     of_chunk,
     query_pixel,
+    release,
     sides,
     unpack_map,
     unpack_sizes,
 )
 from halonet.ops.local_attention.numba_cpu.loading import load_extra, load_keys, load_queries, write_rows
+from halonet.ops.local_attention.numba_cpu.pointers import pointer_to, typed
 from halonet.ops.local_attention.numba_cpu.products import add_position, columns_to_rows, combine, make_scores
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
@@ -48,18 +50,20 @@ def _entry(sources):
     def forward(maps, kind, parts, norm, tables, numbers, scale, threads):
         """Attention.
 
-        maps: query, key, value, extra key, extra value and output as rows of `Map`'s numbers. kind: `Map`'s. parts: an
-        empty array of `Scratch.parts`' type. norm: flat (B, Hq, Wq, N, 2), of each query the largest logit and one over
-        the sum of exponentials, or empty where it is not wanted. tables: `Tables`' arrays. numbers: `Sizes`. scale: of
-        keys.
+        maps: query, key, value, extra key, extra value and output as `Map`'s numbers. kind, parts: empty arrays of the
+        types of `Map.kind` and `Scratch.parts`. norm: flat (B, Hq, Wq, N, 2), of each query the largest logit and one
+        over the sum of exponentials, or empty where it is not wanted. tables: `Tables`' arrays. numbers: `Sizes`.
+        scale: of keys.
         """
         _ = sources
         units = numbers[0] * numbers[3] * numbers[8] * numbers[9] * groups_of(unpack_sizes(numbers))
         row_t, column_t, hidden_row, hidden_column, bias, extra_bias = tables
         for share in prange(threads):
-            whole = Tables(row_t, column_t, hidden_row, hidden_column, bias, extra_bias)
+            of_axes = pointer_to(row_t), pointer_to(column_t), pointer_to(hidden_row), pointer_to(hidden_column)
+            whole = Tables(*of_axes, pointer_to(bias), pointer_to(extra_bias))
+            given = pointer_to(maps), pointer_to(kind), pointer_to(parts), pointer_to(norm), norm.size > 0
             first, end = units * share // threads, units * (share + 1) // threads
-            forward_units(maps, kind, parts, norm, whole, unpack_sizes(numbers), scale, first, end)
+            forward_units(given, whole, unpack_sizes(numbers), scale, first, end)
 
     return forward
 
@@ -68,12 +72,16 @@ forward = _entry(SOURCES)
 
 
 @njit(nogil=True)
-def forward_units(maps, kind, parts, norm, tables, sizes, scale, first, end):
-    """Attention of the units (image, block row, block column, head, group of chunks) `first` to `end`."""
+def forward_units(given, tables, sizes, scale, first, end):
+    """Attention of the units (image, block row, block column, head, group of chunks) `first` to `end`.
+
+    given: pointers to `maps`, `kind`, `parts` and `norm`, and whether `norm` is wanted.
+    """
+    maps, kind, parts, norm, keeps_norm = given
     query, key, value = unpack_map(maps, 0, kind), unpack_map(maps, 1, kind), unpack_map(maps, 2, kind)
     extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
-    places, size = places_of(sizes, tables)
-    scratch = make_scratch(sizes, tables, parts, size)
+    places, size = places_of(sizes)
+    scratch, kept = make_scratch(sizes, tables.row_t, parts, size)
     settings = begin_tiles(sizes.parts)
     tables_finite = pack_tables(places, tables, sizes, scratch)
     down, across = sizes.blocks
@@ -89,33 +97,27 @@ def forward_units(maps, kind, parts, norm, tables, sizes, scale, first, end):
             count = load_extra(extra_key, extra_value, sizes, place, count, scratch, scale)
             finite = tables_finite and pack_keys(count, places, sizes, scratch, False)
             loaded = block
-        begin = unit % groups * GROUP
-        chunks = min(GROUP, chunks_of(sizes) - begin)
-        if count <= TILE:
-            tile = np.int64(0)  # a literal would be compiled for on its own
-            for number in range(begin, begin + chunks):
-                load_queries(query, places, finite, tables, sizes, place, number * CHUNK, scratch)
-                begin_sums(sizes, place, has_border, scratch)
-                add_tile(places, tables, sizes, place, number * CHUNK, tile, count, scratch)
-                write_output(output, norm, sizes, place, number * CHUNK, scratch)
-            continue
+        begin = unit % groups * group_size(sizes)
+        chunks = min(group_size(sizes), chunks_of(sizes) - begin)
         for number in range(chunks):
-            chunk = of_chunk(scratch, number)
+            chunk = of_chunk(scratch, number, sizes)
             load_queries(query, places, finite, tables, sizes, place, (begin + number) * CHUNK, chunk)
             begin_sums(sizes, place, has_border, chunk)
         for tile in range(0, count, TILE):
             for number in range(chunks):
-                chunk = of_chunk(scratch, number)
+                chunk = of_chunk(scratch, number, sizes)
                 add_tile(places, tables, sizes, place, (begin + number) * CHUNK, tile, count, chunk)
         for number in range(chunks):
-            write_output(output, norm, sizes, place, (begin + number) * CHUNK, of_chunk(scratch, number))
+            chunk = of_chunk(scratch, number, sizes)
+            write_output(output, norm, keeps_norm, sizes, place, (begin + number) * CHUNK, chunk)
     end_tiles(sizes.parts, settings)
+    release(kept)
 
 
 @njit(inline="always")
 def begin_sums(sizes, place, has_border, scratch):
     """`largest` and `sums` of no key but those of the border."""
-    zero, hidden = scratch.key.dtype.type(0), scratch.key.dtype.type(HIDDEN)
+    zero, hidden = typed(scratch.key, 0), typed(scratch.key, HIDDEN)
     for half in range(0, CHUNK, LANES):
         store(scratch.largest, half, splat(hidden))
         store(scratch.sums, half, splat(zero))
@@ -163,21 +165,21 @@ def exponentiate(count, scratch):
 
 
 @njit(nogil=True)
-def write_output(output, norm, sizes, place, begin, scratch):
+def write_output(output, norm, keeps_norm, sizes, place, begin, scratch):
     """Divides by the sums and writes the queries the map has, and what normalized them."""
     values = sizes.value_length
-    one = scratch.sums.dtype.type(1)
+    one = splat(typed(scratch.sums, 1))
     image, head, block_row, block_column = place
     for half in range(0, CHUNK, LANES):
         total = load(scratch.sums, half)
-        inverse = divide(splat(one), total)
+        inverse = divide(one, total)
         for d in range(sizes.value_channels):
             at = d * CHUNK + half
             store(scratch.output_t, at, multiply(load(scratch.output_t, at), inverse))
         store(scratch.sums, half, inverse)
     columns_to_rows(scratch.output_t, values, scratch.output)
     write_rows(output, sizes, place, begin, scratch.output, values, sizes.value_channels)
-    for lane in range(CHUNK if norm.size else 0):
+    for lane in range(CHUNK if keeps_norm else 0):
         row, column = query_pixel(sizes, block_row, block_column, begin + lane)
         if row >= 0:
             pixel = ((image * sizes.query_height + row) * sizes.query_width + column) * sizes.heads + head

@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-from numba import njit, types
-from numba.extending import overload
+import numpy as np
+from numba import njit
 
 from halonet.ops.local_attention.numba_cpu.amx_parts import only_with_parts, pack_queries, pack_query_rows
 from halonet.ops.local_attention.numba_cpu.amx_products import table_products
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
-from halonet.ops.local_attention.numba_cpu.layout import clip, is_neighbor, padded, query_pixel, sides
+from halonet.ops.local_attention.numba_cpu.layout import (
+    clear,
+    clip,
+    is_neighbor,
+    padded,
+    place_in_block,
+    position_length,
+    query_pixel,
+    sides,
+    table_rows,
+)
+from halonet.ops.local_attention.numba_cpu.pointers import typed
 from halonet.ops.local_attention.numba_cpu.products import rows_to_columns
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
     fma,
     load,
-    load_bfloat16,
-    load_part,
+    load_numbers,
     multiply,
     splat,
     splat_at,
     store,
-    store_bfloat16,
-    store_part,
+    store_numbers,
 )
-
-
-def load_numbers(kind, address, index, count, zero):
-    """`load_part`, or `load_bfloat16` for maps of that `kind`; in kernels only."""
-    raise NotImplementedError
-
-
-@overload(load_numbers, inline="always")
-def _load_numbers(kind, address, index, count, zero):
-    if kind.dtype == types.uint16:
-        return lambda kind, address, index, count, zero: load_bfloat16(address, index, count, zero)
-    return lambda kind, address, index, count, zero: load_part(address, index, count, zero)
-
-
-def store_numbers(kind, address, index, count, vector):
-    """`store_part`, or `store_bfloat16` for maps of that `kind`; in kernels only."""
-    raise NotImplementedError
-
-
-@overload(store_numbers, inline="always")
-def _store_numbers(kind, address, index, count, vector):
-    if kind.dtype == types.uint16:
-        return lambda kind, address, index, count, vector: store_bfloat16(address, index, count, vector)
-    return lambda kind, address, index, count, vector: store_part(address, index, count, vector)
 
 
 @njit(nogil=True)
@@ -65,7 +50,7 @@ def load_keys(key, value, sizes, place, scratch, scale):
     Border keys are left out, unless they have no common sum.
     """
     image, head, block_row, block_column = place
-    zero, one = scale - scale, scratch.key.dtype.type(1)
+    one = typed(scratch.key, 1)
     rows, columns = sides(sizes)
     if sizes.every_place:
         first_row, end_row, first_column, end_column = 0, rows, 0, columns
@@ -94,8 +79,8 @@ def load_keys(key, value, sizes, place, scratch, scale):
                 pixel[2 * count], pixel[2 * count + 1] = row, column
                 count += 1
             elif sizes.border_takes_part:
-                rows_of_keys[count * channels : (count + 1) * channels] = zero
-                rows_of_values[count * values : (count + 1) * values] = zero
+                clear(rows_of_keys, count * channels, (count + 1) * channels)
+                clear(rows_of_values, count * values, (count + 1) * values)
                 pixel[2 * count] = -1
                 count += 1
     return count
@@ -105,9 +90,9 @@ def load_keys(key, value, sizes, place, scratch, scale):
 def load_extra(key, value, sizes, place, count, scratch, scale):
     """Puts the extra keys and values after `count` others; gives the number of all."""
     image, head, _, _ = place
-    one = scratch.key.dtype.type(1)
+    one = typed(scratch.key, 1)
     rows, columns = sides(sizes)
-    begin = padded(rows) + padded(columns)
+    begin = position_length(sizes)
     channels, values = sizes.length, sizes.value_length
     for g in range(sizes.extra):
         start = image * key.image + g * key.column + head * key.head
@@ -129,16 +114,13 @@ def load_queries(query, places, finite, tables, sizes, place, first, scratch):
     Into parts too where all else that tile registers would take is finite, and notes whether they are.
     """
     image, head, block_row, block_column = place
-    channels = sizes.length
-    rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
-    zero, one = scratch.key.dtype.type(0), scratch.key.dtype.type(1)
+    channels, side, one = sizes.length, position_length(sizes), typed(scratch.key, 1)
+    whole = True
     for lane in range(CHUNK):
         row, column = query_pixel(sizes, block_row, block_column, first + lane)
         if row < 0:
-            for d in range(0, channels, LANES):
-                store(scratch.query, lane * channels + d, splat(zero))
-            for d in range(0, rows + columns, LANES):
-                store(scratch.position, lane * (rows + columns) + d, splat(zero))
+            clear(scratch.query, lane * channels, (lane + 1) * channels)
+            whole = False
             continue
         begin = image * query.image + row * query.row + column * query.column + head * query.head
         copy_row(query, begin, sizes.channels, scratch.query, lane * channels, one)
@@ -146,12 +128,25 @@ def load_queries(query, places, finite, tables, sizes, place, first, scratch):
     scratch.finite[scratch.number] = finite and pack_queries(places, sizes, scratch)
     if sizes.has_position:
         if not position_by_tiles(places, place, first, tables, sizes, scratch):
-            make_position(tables, place, first, sizes, scratch)
-        rows_to_columns(scratch.position, rows + columns, scratch.position_t)
+            axis = np.int64(0)  # a literal would be compiled for on its own
+            make_position(axis, tables.row_t, tables.hidden_row, place, first, sizes, scratch)
+            make_position(axis + 1, tables.column_t, tables.hidden_column, place, first, sizes, scratch)
+        if not whole:
+            clear_position(place, first, sizes, scratch)
+        rows_to_columns(scratch.position, side, scratch.position_t)
     for g in range(sizes.extra):
         for half in range(0, CHUNK, LANES):
             bias = splat_at(tables.extra_bias, head * sizes.extra + g)
-            store(scratch.position_t, (rows + columns + g) * CHUNK + half, bias)
+            store(scratch.position_t, (side + g) * CHUNK + half, bias)
+
+
+@njit(nogil=True)
+def clear_position(place, first, sizes, scratch):
+    """Position logits of 0 for queries the map has not."""
+    side = position_length(sizes)
+    for lane in range(CHUNK):
+        if query_pixel(sizes, place[2], place[3], first + lane)[0] < 0:
+            clear(scratch.position, lane * side, (lane + 1) * side)
 
 
 @only_with_parts
@@ -159,11 +154,12 @@ def position_by_tiles(places, place, first, tables, sizes, scratch):
     """`make_position` of both axes on tile registers; False if that was not possible."""
     if not scratch.finite[scratch.number]:
         return False
+    axis = np.int64(0)  # a literal would be compiled for on its own
     pack_query_rows(places, sizes, scratch)
-    table_products(places.row_table, tables.row_t.size // sizes.length, places, sizes, scratch)
-    copy_position(0, tables.row_t, tables.hidden_row, place, first, sizes, scratch)
-    table_products(places.column_table, tables.column_t.size // sizes.length, places, sizes, scratch)
-    copy_position(1, tables.column_t, tables.hidden_column, place, first, sizes, scratch)
+    table_products(places.row_table, table_rows(sizes, 0), places, sizes, scratch)
+    copy_position(axis, tables.hidden_row, place, first, sizes, scratch)
+    table_products(places.column_table, table_rows(sizes, 1), places, sizes, scratch)
+    copy_position(axis + 1, tables.hidden_column, place, first, sizes, scratch)
     return True
 
 
@@ -171,14 +167,14 @@ def position_by_tiles(places, place, first, tables, sizes, scratch):
 def position_place(axis, number, sizes):
     """Places of an axis' neighbourhood, filled up; where query `number`'s part of the table and of `hidden` begin."""
     count = padded(sides(sizes)[axis])
-    step = number // sizes.queries[1] if axis == 0 else number % sizes.queries[1]
+    step = place_in_block(sizes, number)[axis]
     return count, sizes.block[axis] - 1 - step * sizes.relative_stride, step * count
 
 
 @njit(nogil=True)
-def copy_position(axis, table_t, hidden, place, first, sizes, scratch):
+def copy_position(axis, hidden, place, first, sizes, scratch):
     """Position logits of an axis, out of the products with every row of its table."""
-    length, side = table_t.size // sizes.length, scratch.position.size // CHUNK
+    length, side = table_rows(sizes, axis), position_length(sizes)
     for lane in range(CHUNK):
         if query_pixel(sizes, place[2], place[3], first + lane)[0] < 0:
             continue
@@ -190,29 +186,59 @@ def copy_position(axis, table_t, hidden, place, first, sizes, scratch):
 
 
 @njit(nogil=True)
-def make_position(tables, place, first, sizes, scratch):
-    """Position logits, each query's with its parts of the tables."""
-    queries, position, length = scratch.query, scratch.position, sizes.length
-    rows, columns = padded(sides(sizes)[0]), padded(sides(sizes)[1])
-    row_length, column_length = tables.row_t.size // length, tables.column_t.size // length
-    for lane in range(CHUNK):
-        if query_pixel(sizes, place[2], place[3], first + lane)[0] < 0:
-            continue
-        i, j = (first + lane) // sizes.queries[1], (first + lane) % sizes.queries[1]
-        start, target = sizes.block[0] - 1 - i * sizes.relative_stride, lane * (rows + columns)
-        for y in range(0, rows, LANES):
-            total = load(tables.hidden_row, i * rows + y)
-            for d in range(sizes.channels):
-                logits = load(tables.row_t, d * row_length + start + y)
-                total = fma(splat_at(queries, lane * length + d), logits, total)
-            store(position, target + y, total)
-        start, target = sizes.block[1] - 1 - j * sizes.relative_stride, target + rows
-        for x in range(0, columns, LANES):
-            total = load(tables.hidden_column, j * columns + x)
-            for d in range(sizes.channels):
-                logits = load(tables.column_t, d * column_length + start + x)
-                total = fma(splat_at(queries, lane * length + d), logits, total)
-            store(position, target + x, total)
+def make_position(axis, table_t, hidden, place, first, sizes, scratch):
+    """Position logits of an axis, each query's with its part of the table.
+
+    Four queries that have the same part, of one row or of one column of the block, take it together. Those the map has
+    not get numbers too.
+    """
+    across = sizes.queries[1]
+    step = across if axis else 1  # from a query to the next that has the same part
+    shared = CHUNK % (4 * across) == 0 if axis else across % 4 == 0
+    for group in range(0, CHUNK, 4):
+        if shared:
+            lane = group // (4 * step) * 4 * step + group // 4 % step
+            make_logits_4(axis, lane, step, table_t, hidden, first, sizes, scratch)
+        else:
+            for lane in range(group, group + 4):
+                if query_pixel(sizes, place[2], place[3], first + lane)[0] >= 0:
+                    make_logits(axis, lane, table_t, hidden, first, sizes, scratch)
+
+
+@njit(nogil=True)
+def make_logits(axis, lane, table_t, hidden, first, sizes, scratch):
+    """Position logits of an axis and one query."""
+    queries, position, length = scratch.query, scratch.position, table_rows(sizes, axis)
+    side, query = position_length(sizes), lane * sizes.length
+    count, start, start_hidden = position_place(axis, first + lane, sizes)
+    to = lane * side + axis * (side - count)
+    for y in range(0, count, LANES):
+        total = load(hidden, start_hidden + y)
+        for d in range(sizes.channels):
+            total = fma(splat_at(queries, query + d), load(table_t, d * length + start + y), total)
+        store(position, to + y, total)
+
+
+@njit(nogil=True)
+def make_logits_4(axis, lane, step, table_t, hidden, first, sizes, scratch):
+    """Position logits of an axis and four queries, `step` apart, that have the same part of the table."""
+    if place_in_block(sizes, first + lane)[0] >= sizes.queries[0]:
+        return
+    queries, position, length = scratch.query, scratch.position, table_rows(sizes, axis)
+    side, query, apart = position_length(sizes), lane * sizes.length, step * sizes.length
+    count, start, start_hidden = position_place(axis, first + lane, sizes)
+    to = lane * side + axis * (side - count)
+    for y in range(0, count, LANES):
+        a = b = c = e = load(hidden, start_hidden + y)
+        for d in range(sizes.channels):
+            row, q = load(table_t, d * length + start + y), query + d
+            a, b = fma(splat_at(queries, q), row, a), fma(splat_at(queries, q + apart), row, b)
+            q += 2 * apart
+            c, e = fma(splat_at(queries, q), row, c), fma(splat_at(queries, q + apart), row, e)
+        store(position, to + y, a)
+        store(position, to + side * step + y, b)
+        store(position, to + 2 * side * step + y, c)
+        store(position, to + 3 * side * step + y, e)
 
 
 @njit(nogil=True)

@@ -162,7 +162,7 @@ class _Given:
         maps = query, key, value, extra_key, extra_value
         kind = np.zeros(0, np.uint16 if query.dtype == torch.bfloat16 else arrays[0].dtype)
         # A type, as `kind`: most calls need no kernel compiled for tile registers.
-        parts: Array = np.zeros(0, np.uint16 if sizes[-3] else np.bool_)
+        parts: Array = np.zeros(0, np.uint16 if sizes[-3] else np.uint8)
         return cls(maps, kind, parts, arrays, sizes, arrays[0].dtype.type(call.scale))
 
 
@@ -179,9 +179,9 @@ def _flat(*tensors: Tensor) -> tuple[Array, ...]:
 
 
 def _addresses(*maps: Tensor) -> Array:
-    """Address and strides of maps, as the kernels' `Map` has them: (maps, 5)."""
+    """Address and strides of maps, as the kernels' `Map` has them, flat."""
     strides = ((s[0], 0, s[1], s[2]) if len(s) == 4 else s[:4] for s in (map_.stride() for map_ in maps))
-    return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64)
+    return np.array([(map_.data_ptr(), *s) for map_, s in zip(maps, strides, strict=True)], dtype=np.int64).ravel()
 
 
 def _parts(call: Call) -> int:

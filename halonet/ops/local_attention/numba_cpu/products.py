@@ -6,6 +6,7 @@ from numba import njit
 
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 from halonet.ops.local_attention.numba_cpu.layout import bias_queries, sides
+from halonet.ops.local_attention.numba_cpu.pointers import typed
 from halonet.ops.local_attention.numba_cpu.vectors import (
     add,
     exp,
@@ -77,10 +78,7 @@ def make_scores(first, count, begin, head, tables, sizes, scratch):
             k = splat_at(keys, (first + t) * length + d)
             a0, a1 = fma(k, load(queries_t, d * CHUNK), a0), fma(k, load(queries_t, d * CHUNK + LANES), a1)
         a0, a1 = _with_row(a0, a1, position_t, place[p])
-        if sizes.has_bias:
-            a0, a1 = _with_bias(a0, a1, place[p + 2], begin, head, tables, sizes)
-        store(scores, t * CHUNK, a0)
-        store(scores, t * CHUNK + LANES, a1)
+        a0, a1 = _finish_row(a0, a1, t, place[p + 2], begin, head, tables, sizes, scores)
         most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
         t += 1
     _note_largest(most_0, most_1, scratch)
@@ -100,13 +98,20 @@ def add_position(first, count, begin, head, tables, sizes, scratch):
             a0, a1 = _column_logits(position_t, place[p + 1])
             a0 = add(add(load(scores, t * CHUNK), a0), row_0)
             a1 = add(add(load(scores, t * CHUNK + LANES), a1), row_1)
-            if sizes.has_bias:
-                a0, a1 = _with_bias(a0, a1, place[p + 2], begin, head, tables, sizes)
-            store(scores, t * CHUNK, a0)
-            store(scores, t * CHUNK + LANES, a1)
+            a0, a1 = _finish_row(a0, a1, t, place[p + 2], begin, head, tables, sizes, scores)
             most_0, most_1 = maximum(most_0, a0), maximum(most_1, a1)
             t += 1
     _note_largest(most_0, most_1, scratch)
+
+
+@njit(inline="always")
+def _finish_row(a0, a1, t, place, begin, head, tables, sizes, scores):
+    """Adds the bias to a key's logits and writes them."""
+    if sizes.has_bias:
+        a0, a1 = _with_bias(a0, a1, place, begin, head, tables, sizes)
+    store(scores, t * CHUNK, a0)
+    store(scores, t * CHUNK + LANES, a1)
+    return a0, a1
 
 
 @njit(inline="always")
@@ -170,7 +175,7 @@ def combine(rows, first, length, channels, scores, count, target_t, factor, is_f
 
     The rows are those from `first` on; the first ones, with is_first, find nothing to add to.
     """
-    zero = splat(rows.dtype.type(0))
+    zero = splat(typed(rows, 0))
     for c in range(0, channels, 4):
         a0 = a1 = b0 = b1 = c0 = c1 = d0 = d1 = zero
         if not is_first:
@@ -200,8 +205,8 @@ def score_gradients(first, count, sizes, scratch, gradients):
     """gradients.scores = weights * (values @ gradient of the output - delta), of the values from `first` on."""
     rows, columns_t = scratch.value, scratch.output_t
     length, channels = sizes.value_length, sizes.value_channels
-    less_0 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, 0))
-    less_1 = subtract(splat(rows.dtype.type(0)), load(gradients.delta, LANES))
+    zero = splat(typed(rows, 0))
+    less_0, less_1 = subtract(zero, load(gradients.delta, 0)), subtract(zero, load(gradients.delta, LANES))
     weights, target = scratch.scores, gradients.scores
     t = 0
     while t + 4 <= count:

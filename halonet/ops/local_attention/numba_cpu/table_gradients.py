@@ -5,16 +5,24 @@ from __future__ import annotations
 from numba import njit
 
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
-from halonet.ops.local_attention.numba_cpu.layout import bias_queries, padded, query_pixel, sides
+from halonet.ops.local_attention.numba_cpu.layout import (
+    bias_queries,
+    clear,
+    padded,
+    place_in_block,
+    position_length,
+    query_pixel,
+    sides,
+)
 from halonet.ops.local_attention.numba_cpu.vectors import add, fma, load, splat_at, store
 
 
 @njit(nogil=True)
-def position_gradients(first, count, scratch, gradients):
+def position_gradients(first, count, sizes, scratch, gradients):
     """gradients.position_t += sums of gradients.scores, of the keys from `first` on, over a row and over a column."""
     target, scores, place = gradients.position_t, gradients.scores, scratch.place
     if first == 0:
-        target[:] = 0
+        clear(target, 0, CHUNK * (position_length(sizes) + sizes.extra + 1))
     for half in range(0, CHUNK, LANES):
         t = 0
         while t < count:
@@ -29,18 +37,18 @@ def position_gradients(first, count, scratch, gradients):
 
 
 @njit(nogil=True)
-def to_tables(sizes, place, begin, part, table_rows, table_gradients, scratch, gradients):
+def to_tables(sizes, place, begin, part, rows_of_tables, table_gradients, scratch, gradients):
     """From the gradients of position logits to those of the queries and of the tables."""
     _, _, block_row, block_column = place
     rows, columns = sides(sizes)
-    length, position_length = sizes.length, padded(rows) + padded(columns)
+    length, side = sizes.length, position_length(sizes)
     reach = sizes.block[0] + sizes.halo[0] - 1, sizes.block[1] + sizes.halo[1] - 1
     table_length = 2 * (reach[0] + reach[1]) + 2
     own = part * table_length * length
     for lane in range(CHUNK):
         if query_pixel(sizes, block_row, block_column, begin + lane)[0] < 0:
             continue
-        i, j = (begin + lane) // sizes.queries[1], (begin + lane) % sizes.queries[1]
+        i, j = place_in_block(sizes, begin + lane)
         row_start = reach[0] - sizes.halo[0] - i * sizes.relative_stride
         column_start = 2 * reach[0] + 1 + reach[1] - sizes.halo[1] - j * sizes.relative_stride
         for d in range(0, length, LANES):
@@ -51,8 +59,8 @@ def to_tables(sizes, place, begin, part, table_rows, table_gradients, scratch, g
                     source, row = y, row_start + y
                 else:
                     source, row = padded(rows) + y - rows, column_start + y - rows
-                gradient = splat_at(gradients.position, lane * position_length + source)
-                total = fma(gradient, load(table_rows, row * length + d), total)
+                gradient = splat_at(gradients.position, lane * side + source)
+                total = fma(gradient, load(rows_of_tables, row * length + d), total)
                 target = own + row * length + d
                 store(table_gradients, target, fma(gradient, query, load(table_gradients, target)))
             store(gradients.query, lane * length + d, total)

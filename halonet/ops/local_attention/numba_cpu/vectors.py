@@ -2,7 +2,8 @@
 
 numba's loops leave it to LLVM whether values stay in registers; the kernels live from their staying there. A `Vector`
 is an LLVM vector of LANES numbers, and every function below is one or a few instructions on whatever vector unit the
-processor has (LLVM splits longer vectors than it has). Indices are in elements; addresses are plain integers.
+processor has (LLVM splits longer vectors than it has). Memory is given by pointers (`pointers`), indices are in
+elements, addresses are plain integers.
 """
 
 from __future__ import annotations
@@ -35,10 +36,6 @@ def _vector_pointer(builder: ir.IRBuilder, base: ir.Value, index: ir.Value, vect
     return builder.bitcast(builder.gep(base, [index]), vector.as_pointer())
 
 
-def array_data(context: Any, builder: ir.IRBuilder, kind: types.Array, value: ir.Value) -> ir.Value:
-    return context.make_array(kind)(context, builder, value).data
-
-
 def _element_bytes(kind: Any) -> int:
     return int(kind.bitwidth) // 8
 
@@ -64,41 +61,37 @@ def _llvm(builder: ir.IRBuilder, name: str, arguments: list[ir.Value]) -> ir.Val
 
 
 @intrinsic
-def load(typing: Any, array: Any, index: Any) -> Any:
-    """LANES numbers of a flat array."""
+def load(typing: Any, pointer: Any, index: Any) -> Any:
+    """LANES numbers from a pointer on."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = context.get_value_type(signature.return_type)
-        data = array_data(context, builder, signature.args[0], values[0])
-        return builder.load(
-            _vector_pointer(builder, data, values[1], vector), align=_element_bytes(signature.args[0].dtype)
-        )
+        place = _vector_pointer(builder, values[0], values[1], vector)
+        return builder.load(place, align=_element_bytes(signature.args[0].dtype))
 
-    return Vector(array.dtype)(array, types.intp), generate
+    return Vector(pointer.dtype)(pointer, types.intp), generate
 
 
 @intrinsic
-def store(typing: Any, array: Any, index: Any, vector: Any) -> Any:
-    """Writes LANES numbers to a flat array."""
+def store(typing: Any, pointer: Any, index: Any, vector: Any) -> Any:
+    """Writes LANES numbers from a pointer on."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = array_data(context, builder, signature.args[0], values[0])
-        pointer = _vector_pointer(builder, data, values[1], values[2].type)
+        pointer = _vector_pointer(builder, values[0], values[1], values[2].type)
         builder.store(values[2], pointer, align=_element_bytes(signature.args[0].dtype))
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, vector), generate
+    return types.void(pointer, types.intp, vector), generate
 
 
 @intrinsic
-def splat_at(typing: Any, array: Any, index: Any) -> Any:
-    """One number of a flat array in every lane."""
+def splat_at(typing: Any, pointer: Any, index: Any) -> Any:
+    """One number from a pointer on in every lane."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        data = array_data(context, builder, signature.args[0], values[0])
-        return _splat(builder, builder.load(builder.gep(data, [values[1]])))
+        return _splat(builder, builder.load(builder.gep(values[0], [values[1]])))
 
-    return Vector(array.dtype)(array, types.intp), generate
+    return Vector(pointer.dtype)(pointer, types.intp), generate
 
 
 @intrinsic
@@ -117,43 +110,43 @@ def _masked(context: Any, builder: Any, place: list[Any], element: Any) -> tuple
     kind = context.get_value_type(element)
     base = builder.inttoptr(address, kind.as_pointer())
     vector = ir.VectorType(kind, LANES)
-    lanes = ir.Constant(ir.VectorType(ir.IntType(64), LANES), list(range(LANES)))
-    mask = builder.icmp_signed("<", lanes, _splat(builder, count))
+    lanes = ir.Constant(ir.VectorType(ir.IntType(32), LANES), list(range(LANES)))
+    mask = builder.icmp_signed("<", lanes, _splat(builder, builder.trunc(count, ir.IntType(32))))
     return _vector_pointer(builder, base, index, vector), mask
+
+
+def _load_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    element = signature.args[3]
+    pointer, mask = _masked(context, builder, values[:3], element)
+    vector = pointer.type.pointee
+    suffix = "f64" if _element_bytes(element) == 8 else "f32"
+    align = ir.IntType(32)(_element_bytes(element))
+    function_type = ir.FunctionType(vector, [pointer.type, ir.IntType(32), mask.type, vector])
+    function = builder.module.declare_intrinsic(f"llvm.masked.load.v{LANES}{suffix}.p0", fnty=function_type)
+    return builder.call(function, [pointer, align, mask, _constant(vector, 0.0)])
 
 
 @intrinsic
 def load_part(typing: Any, address: Any, index: Any, count: Any, zero: Any) -> Any:
     """The first `count` numbers, of the type of `zero`, at an address; zeros in the other lanes."""
+    return Vector(zero)(types.int64, types.int64, types.int64, zero), _load_part
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        element = signature.args[3]
-        pointer, mask = _masked(context, builder, values[:3], element)
-        vector = pointer.type.pointee
-        suffix = "f64" if _element_bytes(element) == 8 else "f32"
-        align = ir.IntType(32)(_element_bytes(element))
-        function_type = ir.FunctionType(vector, [pointer.type, ir.IntType(32), mask.type, vector])
-        function = builder.module.declare_intrinsic(f"llvm.masked.load.v{LANES}{suffix}.p0", fnty=function_type)
-        return builder.call(function, [pointer, align, mask, _constant(vector, 0.0)])
 
-    return Vector(zero)(types.int64, types.int64, types.int64, zero), generate
+def _store_part(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    element = signature.args[3].element
+    pointer, mask = _masked(context, builder, values[:3], element)
+    suffix = "f64" if _element_bytes(element) == 8 else "f32"
+    align = ir.IntType(32)(_element_bytes(element))
+    function_type = ir.FunctionType(ir.VoidType(), [values[3].type, pointer.type, ir.IntType(32), mask.type])
+    function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}{suffix}.p0", fnty=function_type)
+    builder.call(function, [values[3], pointer, align, mask])
+    return context.get_dummy_value()
 
 
 @intrinsic
 def store_part(typing: Any, address: Any, index: Any, count: Any, vector: Any) -> Any:
     """Writes the first `count` lanes to an address."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        element = signature.args[3].element
-        pointer, mask = _masked(context, builder, values[:3], element)
-        suffix = "f64" if _element_bytes(element) == 8 else "f32"
-        align = ir.IntType(32)(_element_bytes(element))
-        function_type = ir.FunctionType(ir.VoidType(), [values[3].type, pointer.type, ir.IntType(32), mask.type])
-        function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}{suffix}.p0", fnty=function_type)
-        builder.call(function, [values[3], pointer, align, mask])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64, types.int64, vector), generate
+    return types.void(types.int64, types.int64, types.int64, vector), _store_part
 
 
 def _if_whole(builder: Any, count: Any) -> Any:
@@ -166,61 +159,83 @@ def _half_place(context: Any, builder: Any, place: list[Any]) -> tuple[Any, Any]
     return _masked(context, builder, place, types.uint16)
 
 
+def _load_bfloat16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    pointer, mask = _half_place(context, builder, values[:3])
+    halves, bits = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
+    function_type = ir.FunctionType(halves, [pointer.type, ir.IntType(32), mask.type, halves])
+    name = f"llvm.masked.load.v{LANES}i16.p0"
+    function = builder.module.declare_intrinsic(name, fnty=function_type)
+    with _if_whole(builder, values[2]) as (whole, part):
+        with whole:
+            all_lanes = builder.load(pointer, align=2)
+            whole_block = builder.block
+        with part:
+            arguments = [pointer, ir.IntType(32)(2), mask, _constant(halves, 0)]
+            some_lanes = builder.call(function, arguments)
+            part_block = builder.block
+    loaded = builder.phi(halves)
+    loaded.add_incoming(all_lanes, whole_block)
+    loaded.add_incoming(some_lanes, part_block)
+    upper = builder.shl(builder.zext(loaded, bits), _constant(bits, 16))
+    single = builder.bitcast(upper, ir.VectorType(ir.FloatType(), LANES))
+    wanted = context.get_value_type(signature.return_type)
+    return single if wanted == single.type else builder.fpext(single, wanted)
+
+
 @intrinsic
 def load_bfloat16(typing: Any, address: Any, index: Any, count: Any, zero: Any) -> Any:
     """`load_part` of bfloat16, the upper halves of single precision, widened to the type of `zero`."""
+    return Vector(zero)(types.int64, types.int64, types.int64, zero), _load_bfloat16
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer, mask = _half_place(context, builder, values[:3])
-        halves, bits = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
-        function_type = ir.FunctionType(halves, [pointer.type, ir.IntType(32), mask.type, halves])
-        name = f"llvm.masked.load.v{LANES}i16.p0"
-        function = builder.module.declare_intrinsic(name, fnty=function_type)
-        with _if_whole(builder, values[2]) as (whole, part):
-            with whole:
-                all_lanes = builder.load(pointer, align=2)
-                whole_block = builder.block
-            with part:
-                arguments = [pointer, ir.IntType(32)(2), mask, _constant(halves, 0)]
-                some_lanes = builder.call(function, arguments)
-                part_block = builder.block
-        loaded = builder.phi(halves)
-        loaded.add_incoming(all_lanes, whole_block)
-        loaded.add_incoming(some_lanes, part_block)
-        upper = builder.shl(builder.zext(loaded, bits), _constant(bits, 16))
-        single = builder.bitcast(upper, ir.VectorType(ir.FloatType(), LANES))
-        wanted = context.get_value_type(signature.return_type)
-        return single if wanted == single.type else builder.fpext(single, wanted)
 
-    return Vector(zero)(types.int64, types.int64, types.int64, zero), generate
+def _store_bfloat16(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+    pointer, mask = _half_place(context, builder, values[:3])
+    halves, integers = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
+    single = values[3]
+    if single.type.element != ir.FloatType():
+        single = builder.fptrunc(single, ir.VectorType(ir.FloatType(), LANES))
+    bits = builder.bitcast(single, integers)
+    last = builder.and_(builder.lshr(bits, _constant(integers, 16)), _constant(integers, 1))
+    rounded = builder.add(bits, builder.add(last, _constant(integers, 0x7FFF)))
+    no_number = builder.fcmp_unordered("uno", single, single)
+    rounded = builder.select(no_number, _constant(integers, 0x7FC00000), rounded)
+    half = builder.trunc(builder.lshr(rounded, _constant(integers, 16)), halves)
+    function_type = ir.FunctionType(ir.VoidType(), [halves, pointer.type, ir.IntType(32), mask.type])
+    function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}i16.p0", fnty=function_type)
+    with _if_whole(builder, values[2]) as (whole, part):
+        with whole:
+            builder.store(half, pointer, align=2)
+        with part:
+            builder.call(function, [half, pointer, ir.IntType(32)(2), mask])
+    return context.get_dummy_value()
 
 
 @intrinsic
 def store_bfloat16(typing: Any, address: Any, index: Any, count: Any, vector: Any) -> Any:
     """`store_part` of numbers rounded to bfloat16, to the nearest, ties to the even one."""
+    return types.void(types.int64, types.int64, types.int64, vector), _store_bfloat16
+
+
+@intrinsic
+def load_numbers(typing: Any, kind: Any, address: Any, index: Any, count: Any, zero: Any) -> Any:
+    """`load_bfloat16` where `kind` is a pointer to 16 bits, else `load_part`."""
+    load_kind = _load_bfloat16 if kind.dtype == types.uint16 else _load_part
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        pointer, mask = _half_place(context, builder, values[:3])
-        halves, integers = pointer.type.pointee, ir.VectorType(ir.IntType(32), LANES)
-        single = values[3]
-        if single.type.element != ir.FloatType():
-            single = builder.fptrunc(single, ir.VectorType(ir.FloatType(), LANES))
-        bits = builder.bitcast(single, integers)
-        last = builder.and_(builder.lshr(bits, _constant(integers, 16)), _constant(integers, 1))
-        rounded = builder.add(bits, builder.add(last, _constant(integers, 0x7FFF)))
-        no_number = builder.fcmp_unordered("uno", single, single)
-        rounded = builder.select(no_number, _constant(integers, 0x7FC00000), rounded)
-        half = builder.trunc(builder.lshr(rounded, _constant(integers, 16)), halves)
-        function_type = ir.FunctionType(ir.VoidType(), [halves, pointer.type, ir.IntType(32), mask.type])
-        function = builder.module.declare_intrinsic(f"llvm.masked.store.v{LANES}i16.p0", fnty=function_type)
-        with _if_whole(builder, values[2]) as (whole, part):
-            with whole:
-                builder.store(half, pointer, align=2)
-            with part:
-                builder.call(function, [half, pointer, ir.IntType(32)(2), mask])
-        return context.get_dummy_value()
+        return load_kind(context, builder, signature.replace(args=signature.args[1:]), values[1:])
 
-    return types.void(types.int64, types.int64, types.int64, vector), generate
+    return Vector(zero)(kind, types.int64, types.int64, types.int64, zero), generate
+
+
+@intrinsic
+def store_numbers(typing: Any, kind: Any, address: Any, index: Any, count: Any, vector: Any) -> Any:
+    """`store_bfloat16` where `kind` is a pointer to 16 bits, else `store_part`."""
+    store_kind = _store_bfloat16 if kind.dtype == types.uint16 else _store_part
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return store_kind(context, builder, signature.replace(args=signature.args[1:]), values[1:])
+
+    return types.void(kind, types.int64, types.int64, types.int64, vector), generate
 
 
 @intrinsic
@@ -289,14 +304,17 @@ def exp(typing: Any, a: Any) -> Any:
     return a(a), generate
 
 
-# Minimax polynomial of (exp(x) - 1 - x) / x^2 on |x| <= log(2) / 2, highest power first (Cephes' expf).
-_EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
-_LOG2_HIGH, _LOG2_LOW = 0.693359375, -2.12194440e-4
-_ROUND = 1.5 * 2.0**23  # adding it rounds to an integer, which then stands in the lowest bits
+# Minimax polynomial of (exp(x) - 1 - x) / x^2 on |x| <= log(2) / 2, highest power first; exp's relative error is 3e-9.
+_EXP = (1.3814464762e-3, 8.3687806226e-3, 4.1668394259e-2, 1.6666520106e-1, 4.9999993412e-1)
+# Adding it rounds to an integer, which then stands in the lowest bits, with the bias of an exponent on top.
+_ROUND = 1.5 * 2.0**23 + 127
 
 
 def _exp_single(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """2^n times a polynomial of the rest, without branches; NaN stays NaN."""
+    """2^n times a polynomial of the rest, without branches; NaN stays NaN.
+
+    log(2) in one number makes less of an error than the rounding that x itself has been through.
+    """
     vector, integers = x.type, ir.VectorType(ir.IntType(32), LANES)
 
     def single(value: float) -> ir.Constant:
@@ -307,36 +325,30 @@ def _exp_single(builder: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
     shifted = multiply_add(x, single(1.4426950408889634), single(_ROUND))
     power = builder.fsub(shifted, single(_ROUND))
-    rest = multiply_add(power, single(-_LOG2_HIGH), x)
-    rest = multiply_add(power, single(-_LOG2_LOW), rest)
+    rest = multiply_add(power, single(-0.6931471805599453), x)
     polynomial: ir.Value = single(_EXP[0])
-    for coefficient in _EXP[1:]:
+    for coefficient in (*_EXP[1:], 1.0, 1.0):
         polynomial = multiply_add(polynomial, rest, single(coefficient))
-    polynomial = multiply_add(builder.fmul(rest, rest), polynomial, builder.fadd(rest, single(1.0)))
-    bits = builder.shl(
-        builder.add(builder.bitcast(shifted, integers), _constant(integers, 127)), _constant(integers, 23)
-    )
+    bits = builder.shl(builder.bitcast(shifted, integers), _constant(integers, 23))
     result = builder.fmul(polynomial, builder.bitcast(bits, vector))
     return builder.select(builder.fcmp_ordered("<", x, single(-87.0)), _constant(vector, 0.0), result)
 
 
 @intrinsic
 def transpose(typing: Any, source: Any, first: Any, stride: Any, target: Any, to: Any, to_stride: Any) -> Any:
-    """LANES rows of LANES numbers of a flat array, `stride` apart, as columns of another."""
+    """LANES rows of LANES numbers from a pointer on, `stride` apart, as columns at another."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         vector = context.get_value_type(Vector(signature.args[0].dtype))
         align = _element_bytes(signature.args[0].dtype)
-        inputs = array_data(context, builder, signature.args[0], values[0])
-        outputs = array_data(context, builder, signature.args[3], values[3])
 
         def row(base: ir.Value, begin: ir.Value, step: ir.Value, number: int) -> ir.Value:
             index = builder.add(begin, builder.mul(step, step.type(number)))
             return _vector_pointer(builder, base, index, vector)
 
-        rows = [builder.load(row(inputs, values[1], values[2], n), align=align) for n in range(LANES)]
+        rows = [builder.load(row(values[0], values[1], values[2], n), align=align) for n in range(LANES)]
         for n, column in enumerate(_transposed(builder, rows)):
-            builder.store(column, row(outputs, values[4], values[5], n), align=align)
+            builder.store(column, row(values[3], values[4], values[5], n), align=align)
         return context.get_dummy_value()
 
     return types.void(source, types.intp, types.intp, target, types.intp, types.intp), generate
