@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 
@@ -113,23 +112,21 @@ def _kernel_exponentials() -> float:
     import numba
     import numpy as np
 
-    from halonet.ops.local_attention.numba_cpu.constants import CHUNK
-    from halonet.ops.local_attention.numba_cpu.forward import exponentiate
-    from halonet.ops.local_attention.numba_cpu.layout import Scratch
+    from halonet.ops.local_attention.numba_cpu.constants import LANES
+    from halonet.ops.local_attention.numba_cpu.pointers import pointer_to
+    from halonet.ops.local_attention.numba_cpu.vectors import exp, load, store
 
-    count, rounds = 196, 2000
-    empty, places = np.zeros(CHUNK, np.float32), np.zeros(2, np.int64)
-    scores = np.full(count * CHUNK, -1, np.float32)
-    buffers: dict[str, Any] = dict.fromkeys(Scratch._fields, empty)
-    buffers |= {"place": places, "pixel": places, "scores": scores, "number": 0}
-    scratch = Scratch(**buffers)
+    rounds, numbers = 2000, np.full(6272, -1, np.float32)  # of 32 queries and 14 x 14 keys
+    results = np.empty_like(numbers)
 
     @numba.njit
-    def repeat(rounds, count, scratch):  # type: ignore[no-untyped-def]
+    def repeat(rounds, numbers, results):  # type: ignore[no-untyped-def]
         for _ in range(rounds):
-            exponentiate(count, scratch)
+            for index in range(0, numbers.size, LANES):
+                values = load(pointer_to(numbers), index)  # type: ignore[call-arg]
+                store(pointer_to(results), index, exp(values))  # type: ignore[call-arg]
 
-    return rounds * count * CHUNK / _fastest(lambda: repeat(rounds, count, scratch), torch.device("cpu"))
+    return rounds * numbers.size / _fastest(lambda: repeat(rounds, numbers, results), torch.device("cpu"))
 
 
 def _fastest(call: Callable[[], object], device: torch.device, rounds: int = 10) -> float:
