@@ -123,8 +123,8 @@ def _kernel_exponentials() -> float:
     def repeat(rounds, numbers, results):  # type: ignore[no-untyped-def]
         for _ in range(rounds):
             for index in range(0, numbers.size, LANES):
-                values = load(pointer_to(numbers), index)  # type: ignore[call-arg]
-                store(pointer_to(results), index, exp(values))  # type: ignore[call-arg]
+                values = load(pointer_to(numbers), index)  # type: ignore[call-arg, var-annotated]
+                store(pointer_to(results), index, exp(values))
 
     return rounds * numbers.size / _fastest(lambda: repeat(rounds, numbers, results), torch.device("cpu"))
 
