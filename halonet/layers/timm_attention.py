@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from halonet.layers.memory_format import channels_first
 from halonet.layers.pointwise import pointwise
 from halonet.ops import local_attention
 
@@ -42,7 +43,7 @@ class _TimmAttention(nn.Module):
         """
         output = output.flatten(3).permute(0, 3, 1, 2)
         if not like.is_contiguous(memory_format=torch.channels_last):
-            output = output.contiguous()
+            output = channels_first(output)
         return cast(Tensor, self.pool(output))
 
 

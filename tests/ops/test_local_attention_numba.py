@@ -99,6 +99,24 @@ WIDE = {
 }
 
 
+EMPTY = {**LARGE, **WIDE, "small": _CASE, "no-position": replace(_CASE, relative=False, options={"border": "mask"})}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY.keys())
+def test_nothing_is_read_that_was_not_written(case, dtype):
+    """Buffers begin with what a call before left in them, here no numbers at all."""
+    expected = result(case, dtype=dtype)
+    tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in case.tensors(dtype=dtype).items()}
+    for tensor in tensors.values():
+        tensor.requires_grad_()
+    for _ in range(2):
+        output_and_gradients(local_attention, tensors, **case.arguments, backend="numba")
+        again = result(case, dtype=dtype)
+        assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+        assert all(tensor.isfinite().all() for tensor in again.values())
+
+
 @pytest.mark.parametrize("parts", [1, 3])
 @pytest.mark.parametrize("case", WIDE.values(), ids=WIDE.keys())
 def test_parts_of_numbers(case, parts):

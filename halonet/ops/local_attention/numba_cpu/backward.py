@@ -311,9 +311,9 @@ def load_given(output, grad, norm, sizes, place, begin, scratch, gradients):
         pixel = ((image * sizes.query_height + row) * sizes.query_width + column) * sizes.heads + head
         gradients.largest[lane], inverse = norm[2 * pixel], norm[2 * pixel + 1]
         start = image * grad.image + row * grad.row + column * grad.column + head * grad.head
-        copy_row(grad, start, sizes.value_channels, scratch.output, lane * values, inverse)
+        copy_row(grad, start, sizes.value_channels, values, scratch.output, lane * values, inverse)
         start = image * output.image + row * output.row + column * output.column + head * output.head
-        copy_row(output, start, sizes.value_channels, gradients.output, 0, one)
+        copy_row(output, start, sizes.value_channels, values, gradients.output, 0, one)
         products = splat(zero)
         for d in range(0, values, LANES):
             products = fma(load(scratch.output, lane * values + d), load(gradients.output, d), products)

@@ -175,14 +175,6 @@ def key_rows(sizes):
 
 
 @njit(nogil=True)
-def zeros(count, like):
-    """Zeros of the type of the array `like` that begin with a cache line: a register read across two costs both."""
-    buffer = np.zeros(count + 64 // like.itemsize, like.dtype)
-    begin = (64 - np.int64(buffer.ctypes.data) % 64) % 64 // like.itemsize
-    return buffer[begin : begin + count]
-
-
-@njit(nogil=True)
 def scratch_at(sizes, start, parts, integers):
     """`Scratch` whose numbers begin at `start`, and where they end; each buffer whole registers."""
     keys, tile, queries = key_rows(sizes), min(key_rows(sizes), TILE), group_size(sizes) * CHUNK
@@ -215,6 +207,7 @@ def make_scratch(sizes, like, parts, count):
     memory, start = reserve(address(end), like)
     parts_memory, parts_start = reserve(2 * count, parts)
     scratch, _ = scratch_at(sizes, start, parts_start, pointer_to(integers))
+    clear(scratch.position_t, 0, group_size(sizes) * CHUNK * (position_length(sizes) + sizes.extra + 1))
     return scratch, (integers, memory, parts_memory)
 
 
@@ -228,11 +221,11 @@ def release(kept):
 
 @njit(nogil=True)
 def reserve(size, like):
-    """An array of `size` bytes of zeros, and of the type of `like` where its first cache line begins.
+    """An array of `size` bytes, of any content, and of the type of `like` where its first cache line begins.
 
-    A register read across two lines costs both.
+    A register read across two lines costs both. Zeros would take as long as a tenth of a call.
     """
-    memory = np.zeros(size + 64, np.uint8)
+    memory = np.empty(size + 64, np.uint8)
     start = address(pointer_to(memory))
     return memory, at_address(like, (start + 63) // 64 * 64)
 

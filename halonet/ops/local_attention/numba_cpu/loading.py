@@ -35,10 +35,10 @@ from halonet.ops.local_attention.numba_cpu.vectors import (
 
 
 @njit(nogil=True)
-def copy_row(map_, begin, channels, target, place, factor):
-    """Copies the channels of a pixel, times a factor, to a zero-padded row."""
+def copy_row(map_, begin, channels, length, target, place, factor):
+    """Copies the channels of a pixel, times a factor, to a row of `length`, filled up with zeros."""
     zero = factor - factor
-    for d in range(0, channels, LANES):
+    for d in range(0, length, LANES):
         numbers = load_numbers(map_.kind, map_.address, begin + d, channels - d, zero)
         store(target, place + d, multiply(numbers, splat(factor)))
 
@@ -73,9 +73,9 @@ def load_keys(key, value, sizes, place, scratch, scale):
             scratch.place[3 * count + 2] = y * columns + x
             if 0 <= row < sizes.height and 0 <= column < sizes.width:
                 begin = image * key.image + row * key.row + column * key.column + head * key.head
-                copy_row(key, begin, sizes.channels, rows_of_keys, count * channels, scale)
+                copy_row(key, begin, sizes.channels, channels, rows_of_keys, count * channels, scale)
                 begin = image * value.image + row * value.row + column * value.column + head * value.head
-                copy_row(value, begin, sizes.value_channels, rows_of_values, count * values, one)
+                copy_row(value, begin, sizes.value_channels, values, rows_of_values, count * values, one)
                 pixel[2 * count], pixel[2 * count + 1] = row, column
                 count += 1
             elif sizes.border_takes_part:
@@ -96,9 +96,9 @@ def load_extra(key, value, sizes, place, count, scratch, scale):
     channels, values = sizes.length, sizes.value_length
     for g in range(sizes.extra):
         start = image * key.image + g * key.column + head * key.head
-        copy_row(key, start, sizes.channels, scratch.key, count * channels, scale)
+        copy_row(key, start, sizes.channels, channels, scratch.key, count * channels, scale)
         start = image * value.image + g * value.column + head * value.head
-        copy_row(value, start, sizes.value_channels, scratch.value, count * values, one)
+        copy_row(value, start, sizes.value_channels, values, scratch.value, count * values, one)
         scratch.place[3 * count] = (begin + g) * CHUNK
         scratch.place[3 * count + 1] = (begin + sizes.extra) * CHUNK
         scratch.place[3 * count + 2] = rows * columns
@@ -123,7 +123,7 @@ def load_queries(query, places, finite, tables, sizes, place, first, scratch):
             whole = False
             continue
         begin = image * query.image + row * query.row + column * query.column + head * query.head
-        copy_row(query, begin, sizes.channels, scratch.query, lane * channels, one)
+        copy_row(query, begin, sizes.channels, channels, scratch.query, lane * channels, one)
     rows_to_columns(scratch.query, channels, scratch.query_t)
     scratch.finite[scratch.number] = finite and pack_queries(places, sizes, scratch)
     if sizes.has_position:
