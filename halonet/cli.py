@@ -337,14 +337,15 @@ def bench_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="halonet bench", description="Speed beside peers, on this machine.", allow_abbrev=False)
     kinds = (
         "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
+        "vil: Vision Longformer's layer on growing maps, its figures 5 to 7; "
         "model: whole models"
     )
-    parser.add_argument("kind", choices=("op", "layer", "scaling", "memory", "model"), help=kinds)
+    parser.add_argument("kind", choices=("op", "layer", "scaling", "memory", "model", "vil"), help=kinds)
     parser.add_argument(
         "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
     )
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
-    parser.add_argument("--sides", nargs="+", type=_positive, default=[32, 64, 128, 256, 512], help="scaling: of maps")
+    parser.add_argument("--sides", nargs="+", type=_positive, help="scaling, vil: of maps")
     parser.add_argument("--batch", type=_positive, default=4, help="images (default 4)")
     parser.add_argument("--rounds", type=_positive, default=7, help="of timing (default 7)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")

@@ -1,4 +1,4 @@
-"""Tables of relative position: the paper's halves as full tables, and tables for another neighbourhood."""
+"""Tables of relative position: the paper's halves as full tables, and tables for another neighbourhood or map."""
 
 from __future__ import annotations
 
@@ -44,3 +44,23 @@ def resize_table(table: Tensor, length: int) -> Tensor:
     wide = table.to(torch.promote_types(table.dtype, torch.float32))  # half precision would round the weights
     resized = F.interpolate(wide.t()[None], size=length, mode="linear", align_corners=True)
     return resized[0].t().to(table.dtype)
+
+
+def resize_bias(table: Tensor, size: tuple[int, int]) -> Tensor:
+    """A table of biases at other numbers of offsets, bilinearly, its ends kept (Vision Longformer, section 4.3).
+
+    Offset 0 stays in the middle.
+
+    Args:
+        table: (N, offsets down, offsets across).
+        size: offsets down and across of the result. The table itself comes back when it has them already.
+
+    Returns:
+        (N, *size), in the dtype of the table.
+    """
+    if min(size) < 1:
+        raise ValueError(f"size must be positive, got {tuple(size)}")
+    if tuple(table.shape[1:]) == tuple(size):
+        return table
+    wide = table.to(torch.promote_types(table.dtype, torch.float32))
+    return F.interpolate(wide[None], size=tuple(size), mode="bilinear", align_corners=True)[0].to(table.dtype)

@@ -99,6 +99,8 @@ UNFIT = {
     "window-pair": ({"window": (3, 3)}, "window"),
     "window-fraction": ({"window": 3.0}, "window"),
     "window-bool": ({"window": True}, "window"),
+    "dilation-zero": ({"dilation": 0}, "dilation"),
+    "dilation-fraction": ({"dilation": 1.5}, "dilation"),
     "neighbors-zero": ({"neighbors": 0}, "neighbors"),
     "neighbors-nine": ({"neighbors": 9}, "neighbors"),
     "neighbors-negative": ({"neighbors": -1}, "neighbors"),

@@ -14,6 +14,9 @@ COLOURS = ("#2a6f97", "#e07a2f", "#3a7d44", "#8a8f98", "#c1272d", "#6d4c9f", "#b
 
 def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
     """Writes the PNG of a report of `halonet bench` KIND."""
+    if kind == "vil":
+        _plot_vil(report, path)
+        return
     modes = model_table.MODES if kind == "model" else rows.MODES
     setting = report["setting"]
     figure, axes = start_figure(1, 2, size=(13.0, 4.6))
@@ -32,6 +35,27 @@ def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
             plot_bars(axis, [(name, {"": row}) for name, row in report[mode].items()], "images_per_second")
             axis.set_ylabel("images a second")
         axis.set_title(mode)
+    figure.suptitle(f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}", fontsize=9)
+    save_figure(figure, path)
+
+
+def _plot_vil(report: dict[str, Any], path: Path) -> None:
+    """Time above and memory below, a column a table."""
+    setting, tables = report["setting"], report["tables"]
+    figure, axes = start_figure(2, len(tables), size=(13.0, 7.4))
+    for column, (title, entries) in enumerate(tables.items()):
+        for axis, figure_of, unit in zip(axes[:, column], ("median_ms", "peak_mib"), ("ms", "MiB"), strict=True):
+            for index, name in enumerate(dict.fromkeys(name for entry in entries for name in entry["rows"])):
+                points = [(entry["side"], entry["rows"][name].get(figure_of)) for entry in entries]
+                known = [(side, value) for side, value in points if value]
+                if known:
+                    axis.plot(*zip(*known, strict=True), marker="o", label=name, color=COLOURS[index % len(COLOURS)])
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xlabel("side of the map, tokens")
+            axis.set_ylabel(f"{unit}, forward and backward")
+            axis.legend(frameon=False, fontsize=8)
+        axes[0, column].set_title(title)
     figure.suptitle(f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}", fontsize=9)
     save_figure(figure, path)
 

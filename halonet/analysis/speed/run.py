@@ -14,11 +14,15 @@ from halonet.analysis.speed.memory_table import memory_table
 from halonet.analysis.speed.model_table import model_table
 from halonet.analysis.speed.op_table import op_table, scaling_table
 from halonet.analysis.speed.shapes import stages_of
+from halonet.analysis.speed.vil_table import PEERS as VIL_PEERS
+from halonet.analysis.speed.vil_table import vil_table
 from halonet.models import list_models
 
 OP_MODELS = ("halonet_h0_256",)
 OP_PEERS = ("halonet", "reference", "sdpa", "sdpa-bias", "dense")
 MODELS = ("halonet_h0_256", "efficientnet_b0@256")
+SCALING_SIDES = (32, 64, 128, 256, 512)
+VIL_SIDES = (32, 64, 128, 256)
 
 
 def run(
@@ -26,7 +30,7 @@ def run(
     kind: str,
     models: Sequence[str] | None,
     peers: Sequence[str] | None,
-    sides: Sequence[int],
+    sides: Sequence[int] | None,
     batch: int,
     rounds: int,
     device: str | None,
@@ -57,10 +61,12 @@ def run(
         table, default = (op_table, OP_PEERS) if kind == "op" else (layer_table, LAYERS)
         report = table(shapes, peers=peers or default, **common)
     elif kind == "scaling":
-        report = scaling_table(sides, peers=peers or OP_PEERS, **common)
+        report = scaling_table(sides or SCALING_SIDES, peers=peers or OP_PEERS, **common)
     elif kind == "memory":
         del common["rounds"]
         report = memory_table(peers=peers or OP_PEERS, limit_gib=limit, **common)
+    elif kind == "vil":
+        report = vil_table(sides or VIL_SIDES, peers=peers or VIL_PEERS, **common)
     else:
         report = model_table(models or MODELS, compiled=compile, **common)
     write_report(report, json)

@@ -22,6 +22,7 @@ def local_attention(
     stride: int = 1,
     border: str = "zeros",
     window: int | None = None,
+    dilation: int = 1,
     neighbors: int | None = None,
     relative: tuple[Tensor, Tensor] | None = None,
     bias: Tensor | None = None,
@@ -58,6 +59,8 @@ def local_attention(
             "mask": they do not take part. "circular": the extended, block-multiple map wraps around, its
             extension itself does not take part (Vision Longformer).
         window: odd k: a query sees only the k x k pixels centred on its own, inside its neighbourhood (SASA).
+        dilation: d: of its neighbourhood or window a query sees only the pixels that are whole multiples of d away
+            along both axes; a window of k has k x k of them. For the "reference" and "unfold" backends.
         neighbors: 1 to 8: only the own block and this one neighbour block, row-major around the own one.
         relative: (height_table, width_table) of shapes (2 * reach + 1, Dk): row reach + offset holds the vector
             r whose product q.r is added to the logit.
@@ -93,6 +96,7 @@ def explain_backend(
     stride: int = 1,
     border: str = "zeros",
     window: int | None = None,
+    dilation: int = 1,
     neighbors: int | None = None,
     relative: tuple[Tensor, Tensor] | None = None,
     bias: Tensor | None = None,
@@ -155,6 +159,7 @@ def _checked(
     stride: int,
     border: str,
     window: int | None,
+    dilation: int,
     neighbors: int | None,
     relative: tuple[Tensor, Tensor] | None,
     bias: Tensor | None,
@@ -170,7 +175,7 @@ def _checked(
     query, key, value, extra_key, extra_value = _autocast(query, key, value, extra_key, extra_value)
     checks.check_maps(query, key, value)
     geometry = checks.check_geometry(
-        query, key, block_size, halo_size, stride, relative_stride, border, window, neighbors
+        query, key, block_size, halo_size, stride, relative_stride, border, window, dilation, neighbors
     )
     checks.check_tables(query, geometry, relative, bias)
     checks.check_extra(query, value, extra_key, extra_value, extra_bias)

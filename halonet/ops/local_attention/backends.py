@@ -6,10 +6,19 @@ from types import ModuleType
 
 from halonet.ops.local_attention import numba_cpu, reference, sdpa, triton_gpu
 from halonet.ops.local_attention.call import Call
+from halonet.ops.local_attention.compared import sliding_chunk, unfold
 
 # Fastest first: "auto" takes the first that does not refuse. A backend is a module with
 # refusal(call) -> None or the reason it cannot take the call, and run(call) -> the output.
-BACKENDS: dict[str, ModuleType] = {"triton": triton_gpu, "numba": numba_cpu, "sdpa": sdpa, "reference": reference}
+# The reference takes every call: what stands behind it, to compare with, runs only where it is named.
+BACKENDS: dict[str, ModuleType] = {
+    "triton": triton_gpu,
+    "numba": numba_cpu,
+    "sdpa": sdpa,
+    "reference": reference,
+    "unfold": unfold,
+    "sliding_chunk": sliding_chunk,
+}
 
 
 def choose(name: str, call: Call) -> ModuleType:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from halonet.ops.local_attention.geometry import Geometry
 
+NO_DILATION = "it has no dilation"  # why most backends refuse such a call
+
 
 @dataclass(frozen=True)
 class Call:

@@ -48,6 +48,7 @@ def check_geometry(
     relative_stride: int | None,
     border: str,
     window: int | None,
+    dilation: int,
     neighbors: int | None,
 ) -> Geometry:
     """The geometry of the call, from arguments that fit each other and the maps."""
@@ -65,12 +66,15 @@ def check_geometry(
         raise ValueError(f"border must be one of {', '.join(BORDERS)}, got {border!r}")
     if window is not None and (not _is_int(window) or window < 1 or window % 2 == 0):
         raise ValueError(f"window must be an odd positive int or None, got {window!r}")
+    if not _is_int(dilation) or dilation < 1:
+        raise ValueError(f"dilation must be a positive int, got {dilation!r}")
     if neighbors is not None and (not _is_int(neighbors) or not 1 <= neighbors <= 8):
         raise ValueError(f"neighbors must be an int from 1 to 8 or None, got {neighbors!r}")
     if window is not None and neighbors is not None:
         raise ValueError(f"window and neighbors exclude each other, got window={window} and neighbors={neighbors}")
     axes = [
-        Axis(key.shape[1 + axis], block[axis], halo[axis], stride, relative_stride, border, window) for axis in range(2)
+        Axis(key.shape[1 + axis], block[axis], halo[axis], stride, relative_stride, border, window, dilation)
+        for axis in range(2)
     ]
     expected = (axes[0].queries, axes[1].queries)
     if (query.shape[1], query.shape[2]) != expected:

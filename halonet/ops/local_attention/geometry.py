@@ -34,6 +34,7 @@ class Axis:
     relative_stride: int
     border: str
     window: int | None
+    dilation: int = 1
 
     @property
     def num_blocks(self) -> int:
@@ -90,11 +91,12 @@ class Axis:
         return self.reach + key - query
 
     def in_window(self, device: torch.device) -> Tensor:
-        """Whether neighbourhood pixel y lies in the window centred on query i: (i, y)."""
+        """Whether neighbourhood pixel y lies in the window centred on query i, whole dilations away: (i, y)."""
         query = torch.arange(self.queries_per_block, device=device)[:, None] * self.stride
         key = torch.arange(self.neighborhood, device=device)[None] - self.halo
         distance = (key - query).abs()
-        return distance <= (self.reach if self.window is None else self.window // 2)
+        largest = self.reach if self.window is None else self.window // 2 * self.dilation
+        return (distance <= largest) & (distance % self.dilation == 0)
 
     def block_offset(self, y: int) -> int:
         """How many blocks away from the own one neighbourhood pixel y lies."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from halonet.ops.local_attention import tiles
-from halonet.ops.local_attention.call import Call
+from halonet.ops.local_attention.call import NO_DILATION, Call
 from halonet.ops.local_attention.geometry import NEIGHBOR_DIRECTIONS, Axis, Geometry
 
 
@@ -22,7 +22,7 @@ def refusal(call: Call) -> str | None:
     """Why this backend cannot take the call; it takes every one that torch's attention has a kernel for."""
     if call.query.device.type == "mps" and call.query.dtype == torch.float64:
         return "torch has no float64 on mps"
-    return None
+    return NO_DILATION if call.geometry.rows.dilation != 1 else None
 
 
 def run(call: Call) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from halonet.ops.local_attention import custom_operator
-from halonet.ops.local_attention.call import Call
+from halonet.ops.local_attention.call import NO_DILATION, Call
 from halonet.ops.local_attention.custom_operator import HIDDEN
 from halonet.ops.local_attention.geometry import Axis, Geometry
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
@@ -42,6 +42,8 @@ def refusal(call: Call) -> str | None:
     """Why this backend cannot take the call: on a CPU it takes every one."""
     if call.query.device.type != "cpu":
         return f"its kernels run on a CPU, got tensors on {call.query.device}"
+    if call.geometry.rows.dilation != 1:
+        return NO_DILATION
     if torch.compiler.is_exporting():
         return "an exported program is to run where halonet is not installed"
     if _forked:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from halonet.ops.local_attention import custom_operator
-from halonet.ops.local_attention.call import Call
+from halonet.ops.local_attention.call import NO_DILATION, Call
 from halonet.ops.local_attention.triton_gpu.constants import DTYPES, MOST_CHANNELS, kept
 
 
@@ -24,6 +24,8 @@ def refusal(call: Call) -> str | None:
     device = call.query.device
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if call.geometry.rows.dilation != 1:
+        return NO_DILATION
     for name, map_ in (("key", call.key), ("value", call.value)):
         if map_.shape[4] > MOST_CHANNELS[name]:
             return f"its kernels take {name}s of at most {MOST_CHANNELS[name]} channels, got {map_.shape[4]}"
