@@ -17,14 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from halonet.layers import AttentionLayer, NonLocal2d
+from halonet.analysis.token_cost import executed_products, paper_products, uncounted_tokens
+from halonet.layers import AttentionLayer, LongformerAttention, NonLocal2d, PerformerAttention, TokenAttention
+from halonet.ops.local_attention.checks import pair
 from halonet.ops.local_attention.geometry import Axis
 
-# A paper's own way of counting, by name. Both count multiply-adds over the queries of the map alone (not of its
-# extension to whole blocks) and q.r for 2k - 1 offsets an axis, k = block + 2 * halo.
+# A paper's own way of counting, by name. All count multiply-adds over the queries of the map alone (not of its
+# extension to whole blocks), and q.r for 2k - 1 offsets an axis, k = block + 2 * halo.
 CONVENTIONS = {
     "halonet": "every parameter, batch norm included, and 2k - 1 rows a position table although 2 * halo are unused",
     "botnet": "weights of convolutions and linear layers and the classifier's bias; no norms, tables or other biases",
+    "vil": "every parameter and a Performer's random features; (2w + 1)^2 keys of a window of 2w + 1, no class token",
 }
 
 
@@ -99,8 +102,8 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     """Counts a model from the shapes of one forward pass in which nothing is computed.
 
     Args:
-        model: of convolutions, linear layers, `AttentionLayer`s and `NonLocal2d`; on any device, left as it was.
-            Multiplications in modules of other kinds are not seen.
+        model: of convolutions, linear layers, `AttentionLayer`s, `TokenAttention`s and `NonLocal2d`; on any device,
+            left as it was. Multiplications in modules of other kinds are not seen.
         input_size: (channels, height, width) of the image; by default that of the model's `default_cfg`.
 
     Raises:
@@ -117,8 +120,14 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     return ModelCost(tuple(cost for cost in costs if cost.calls or cost.executed.parameters), shape)
 
 
-def attention_axes(layer: AttentionLayer, size: tuple[int, int]) -> tuple[Axis, Axis]:
+def attention_axes(layer: AttentionLayer | LongformerAttention, size: tuple[int, int]) -> tuple[Axis, Axis]:
     """How a layer cuts a map of (H, W) into blocks, along its height and its width."""
+    if isinstance(layer, LongformerAttention):
+        options = layer.neighborhood(size)
+        block, halo = (pair(name, options[name], minimum=0) for name in ("block_size", "halo_size"))
+        border, window = options["border"], options.get("window")
+        rows, columns = (Axis(size[i], block[i], halo[i], 1, 1, border, window) for i in range(2))
+        return rows, columns
     height, width = (
         Axis(
             size=pixels,
@@ -152,9 +161,11 @@ def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None
     the shape of its output, since the pass needs no more and not every backend knows the meta device."""
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack:
+        left_out = uncounted_tokens(model)
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | AttentionLayer | NonLocal2d):
-                stack.callback(module.register_forward_hook(_recorder(records[name])).remove)
+            if isinstance(module, nn.Conv2d | nn.Linear | AttentionLayer | NonLocal2d | TokenAttention):
+                hook = _recorder(records[name], left_out.get(module, 0))
+                stack.callback(module.register_forward_hook(hook).remove)
             if isinstance(module, AttentionLayer | NonLocal2d):
                 # An attribute of the instance stands before the method of the class until it is deleted.
                 object.__setattr__(module, "attend", _empty_output)
@@ -171,10 +182,15 @@ def _empty_output(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return query.new_empty(*query.shape[:-1], value.shape[-1])
 
 
-def _recorder(record: _Record) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _recorder(record: _Record, uncounted: int) -> Any:
+    """A hook that records a call. uncounted: tokens that the papers leave out."""
+
+    def hook(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         if not record.calls:
-            record.input_shape, record.output_shape = inputs[0].shape, output.shape
+            shape = None
+            if isinstance(module, TokenAttention):  # its map is told beside its tokens
+                shape = torch.Size((len(output), module.dim, *inputs[1]))
+            record.input_shape, record.output_shape = shape or inputs[0].shape, shape or output.shape
         record.calls += 1
         if isinstance(module, AttentionLayer):
             record.executed += _executed_attention(module, inputs[0].shape)
@@ -189,7 +205,10 @@ def _recorder(record: _Record) -> Any:
             record.paper += output.numel() * kernel
         elif isinstance(module, nn.Linear):
             record.executed += output.numel() * module.in_features
-            record.paper += output.numel() * module.in_features
+            record.paper += (output.numel() - uncounted * len(output) * output.shape[-1]) * module.in_features
+        elif isinstance(module, TokenAttention):
+            record.executed += executed_products(module, len(output), inputs[1])
+            record.paper += paper_products(module, len(output), inputs[1])
 
     return hook
 
@@ -242,6 +261,7 @@ def _module_cost(name: str, module: nn.Module, record: _Record, seen: set[int]) 
         by_convention={
             "halonet": Count(parameters + _dead_rows(module), record.paper),
             "botnet": Count(_weights(module, own), record.paper),
+            "vil": Count(parameters + _random_features(module), record.paper),
         },
     )
 
@@ -252,6 +272,11 @@ def _dead_rows(module: nn.Module) -> int:
         return 0
     tables, halos = (module.height_table, module.width_table), module.blocks_of((1, 1))[1]
     return sum(2 * halo * table.shape[1] for halo, table in zip(halos, tables, strict=True) if table is not None)
+
+
+def _random_features(module: nn.Module) -> int:
+    """Of a Performer's layer: not learnt, but kept with what is."""
+    return module.features.numel() if isinstance(module, PerformerAttention) else 0
 
 
 def _weights(module: nn.Module, own: Iterable[tuple[str, Tensor]]) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import textwrap
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from halonet.analysis.cost import CONVENTIONS, Count, ModelCost, ModuleCost, attention_axes, count_costs
-from halonet.layers import AttentionLayer
+from halonet.layers import AttentionLayer, LongformerAttention, TokenAttention
 from halonet.models import create_model
 from halonet.models.config import StageConfig
 from halonet.models.facts import Figure, figures
 from halonet.models.residual import ResidualNet
+from halonet.models.vit import MultiScaleVit
 from halonet.ops.local_attention.geometry import Axis
 
 WIDTH = 110
@@ -43,7 +45,7 @@ class StageSummary:
     name: "stem", "stage 1" and so on, "final" (the 1x1 to d_f) or "head".
     output_size: (height, width) of its map; None for the head.
     slot: what mixes pixels: "halo", "sasa" (pixel-centred windows), "mhsa", "conv", several of them, "+" what is
-        inserted between blocks, or "" where there is no slot.
+        inserted between blocks, the attention of a transformer's blocks, or "" where there is no slot.
     channels: of its output.
     neighborhood: pixels around and in a block, or the window; block_size and halo_size as the layers have them;
         None, as num_heads, without attention.
@@ -74,7 +76,7 @@ class ModelSummary:
     stages: stem, stages and head.
     total: parameters, and multiply-adds for one image, of what really runs.
     by_convention: the same as each paper would count.
-    published: what the papers say of the row (at this image size, as for multiply-adds); empty with overrides.
+    published: what the papers say of the row with these overrides (at this image size, as for multiply-adds).
     """
 
     name: str
@@ -113,23 +115,24 @@ def summary(name: str, *, img_size: int | tuple[int, int] | None = None, **overr
         raise ValueError(f"img_size must be positive, got {img_size!r}")
     with torch.device("meta"):
         model = create_model(name, img_size=img_size, **overrides)
-    if not isinstance(model, ResidualNet):
+    if not isinstance(model, ResidualNet | MultiScaleVit):
         raise ValueError(f"overrides must leave a whole classifier, got {overrides}")
     cost = count_costs(model)
-    published = [] if overrides else [figure for figure in figures(name) if _applies(figure, cost.input_size[1:])]
+    published = [figure for figure in figures(name) if _applies(figure, cost.input_size[1:], overrides)]
     return ModelSummary(
         name=name,
         overrides=overrides,
         input_size=cost.input_size,
-        stages=tuple(_stages(model, cost)),
+        stages=tuple(_token_stages(model, cost) if isinstance(model, MultiScaleVit) else _stages(model, cost)),
         total=cost.total(),
         by_convention={convention: cost.total(convention=convention) for convention in CONVENTIONS},
         published=tuple(published),
     )
 
 
-def _applies(figure: Figure, size: tuple[int, int]) -> bool:
-    return figure.image_size is None or size == (figure.image_size, figure.image_size)
+def _applies(figure: Figure, size: tuple[int, int], overrides: dict[str, Any]) -> bool:
+    same_size = figure.image_size is None or size == (figure.image_size, figure.image_size)
+    return same_size and figure.options == overrides
 
 
 def _stages(model: ResidualNet, cost: ModelCost) -> list[StageSummary]:
@@ -143,6 +146,44 @@ def _stages(model: ResidualNet, cost: ModelCost) -> list[StageSummary]:
     if model.num_classes:
         lines.append(_plain("head", cost, "head", channels=model.num_classes))
     return lines
+
+
+def _token_stages(model: MultiScaleVit, cost: ModelCost) -> list[StageSummary]:
+    """Stages and head of a transformer; the last norm is the head's."""
+    lines = []
+    for index, stage in enumerate(model.config.stages):
+        module = f"stages.{index}"
+        total = cost.total(under=module)
+        entries = [(model.get_submodule(entry.name), entry) for entry in _under(cost, module)]
+        layers = [(layer, entry) for layer, entry in entries if isinstance(layer, TokenAttention)]
+        local = [(layer, entry) for layer, entry in layers if isinstance(layer, LongformerAttention)]
+        size = layers[0][1].input_size
+        line: dict[str, Any] = {
+            "name": f"stage {index + 1}",
+            "output_size": size,
+            "slot": stage.attention,
+            "blocks": stage.depth,
+        }
+        line |= {"channels": stage.width, "num_heads": stage.num_heads}
+        line |= {"parameters": total.parameters, "multiply_adds": total.multiply_adds}
+        lines.append(StageSummary(**line, **_neighborhood(local)))
+    head, norm = _plain("head", cost, "head", channels=model.num_classes), cost.total(under="norm")
+    return [*lines, replace(head, parameters=head.parameters + norm.parameters)]
+
+
+def _neighborhood(layers: Sequence[tuple[AttentionLayer | LongformerAttention, ModuleCost]]) -> dict[str, Any]:
+    """What a line says of local layers: block, halo, neighbourhood, views; nothing without any."""
+    if not layers:
+        return {}
+    layer, entry = layers[0]
+    assert entry.input_size is not None
+    axes = attention_axes(layer, entry.input_size)
+    return {
+        "block_size": tuple(axis.block for axis in axes),
+        "halo_size": tuple(axis.halo for axis in axes),
+        "neighborhood": tuple(axis.window or axis.neighborhood for axis in axes),
+        "views": tuple(_views(layers)),
+    }
 
 
 def _plain(label: str, cost: ModelCost, module: str, *, channels: int) -> StageSummary:
@@ -166,17 +207,8 @@ def _stage(index: int, stage: StageConfig, model: ResidualNet, cost: ModelCost) 
     entries = [(model.get_submodule(entry.name), entry) for entry in _under(cost, module)]
     layers = [(layer, entry) for layer, entry in entries if isinstance(layer, AttentionLayer)]
     if layers:
-        layer, entry = layers[0]
-        assert entry.input_size is not None
-        block_size, halo_size = layer.blocks_of(entry.input_size)
-        line |= {
-            "slot": _slot_name(stage, layer),
-            "block_size": block_size,
-            "halo_size": halo_size,
-            "neighborhood": tuple(axis.window or axis.neighborhood for axis in attention_axes(layer, entry.input_size)),
-            "num_heads": layer.num_heads,
-            "views": tuple(_views(layers)),
-        }
+        layer = layers[0][0]
+        line |= {"slot": _slot_name(stage, layer), "num_heads": layer.num_heads, **_neighborhood(layers)}
     return StageSummary(**line)
 
 
@@ -196,7 +228,7 @@ def _last_output(cost: ModelCost, module: str) -> tuple[int, int] | None:
     return maps[-1].output_size
 
 
-def _views(layers: list[tuple[AttentionLayer, ModuleCost]]) -> list[View]:
+def _views(layers: Sequence[tuple[AttentionLayer | LongformerAttention, ModuleCost]]) -> list[View]:
     """What the layers see, equal neighbours in one."""
     views: list[View] = []
     for layer, entry in layers:

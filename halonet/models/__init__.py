@@ -1,7 +1,9 @@
-"""Models: `config` is what a network is, `residual` the one skeleton, `zoo` the rows, `checkpoints` their weights."""
+"""Models: what a network is as data (`config`, `token_config`), the two skeletons, residual networks (`residual`) and
+vision transformers (`vit`), their rows (`rows`, `vit_rows`), names (`zoo`) and weights (`checkpoints`)."""
 
 from halonet.models.accelerate import accelerate
 from halonet.models.resnet_weights import init_from_resnet
+from halonet.models.vil_weights import convert_vil
 from halonet.models.zoo import create_model, list_models, model_config
 
-__all__ = ["accelerate", "create_model", "init_from_resnet", "list_models", "model_config"]
+__all__ = ["accelerate", "convert_vil", "create_model", "init_from_resnet", "list_models", "model_config"]

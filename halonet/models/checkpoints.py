@@ -9,15 +9,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halonet.files import replacing
-from halonet.models.config import STAGE_FIELDS, ResidualConfig
-from halonet.ops import resize_table
+from halonet.models.config import stage_fields
+from halonet.ops import resize_bias, resize_table
 
 TABLES = ("height_table", "width_table")
+BIASES = ("bias_table",)
 HEAD = ("head.fc.weight", "head.fc.bias")
 
 
@@ -114,20 +116,24 @@ def _fit(
     own, fitted, report = model.state_dict(), {}, LoadReport()
     for name, tensor in state.items():
         expected = own[name].shape if name in own else None
-        same_width = expected is not None and tensor.ndim == 2 and tensor.shape[1:] == expected[1:]
         other_head = expected is None or (expected != tensor.shape and tensor.shape[1:] == expected[1:])
         if name in HEAD and other_head and not keep_head:
             report.replaced.append(name)
             continue
-        if expected is not None and expected != tensor.shape and name.endswith(TABLES) and same_width:
-            tensor = resize_table(tensor, expected[0])
-            report.resized.append(name)
-        else:
-            report.loaded.append(name)
-        fitted[name] = tensor
+        fitted[name] = tensor if expected is None else _resized(name, tensor, expected)
+        (report.loaded if fitted[name] is tensor else report.resized).append(name)
     if not keep_head and not any(name in state for name in HEAD):
         report.replaced += [name for name in HEAD if name in own]
     return fitted, report
+
+
+def _resized(name: str, tensor: Tensor, expected: torch.Size) -> Tensor:
+    """A position table, or one of biases, at the size that a model has it in; itself if it cannot be."""
+    if name.endswith(TABLES) and tensor.ndim == len(expected) == 2 and tensor.shape[1] == expected[1]:
+        return resize_table(tensor, expected[0])
+    if name.endswith(BIASES) and tensor.ndim == len(expected) == 3 and tensor.shape[0] == expected[0]:
+        return resize_bias(tensor, (expected[1], expected[2]))
+    return tensor
 
 
 def _other_model(metadata: Mapping[str, str], model: nn.Module) -> str:
@@ -162,9 +168,10 @@ def _description(model: nn.Module) -> dict[str, str]:
     if name is None or arguments is None:
         return {}
     # JSON has no pairs, and `override` takes a list for one value a stage: a pair for all stages becomes such a list.
-    stages = len(model.config.stages) if isinstance(model.config, ResidualConfig) else 1
+    config: Any = model.config
+    stages, of_stages = len(config.stages), stage_fields(config)
     listed = {
-        key: [value] * stages if isinstance(value, tuple) and key in STAGE_FIELDS else value
+        key: [value] * stages if isinstance(value, tuple) and key in of_stages else value
         for key, value in arguments.items()
     }
     return {"model": name, "arguments": json.dumps({**listed, "num_classes": model.num_classes})}

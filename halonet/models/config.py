@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from halonet.ops.local_attention.checks import pair
 
@@ -13,6 +13,7 @@ SLOTS = ("conv", "halo", "mhsa")
 INSERTS = ("mhsa", "nonlocal")
 STEMS = ("conv7", "conv3", "patch4")
 ACTIVATIONS = ("relu", "silu", "gelu")
+Config = TypeVar("Config", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -80,9 +81,6 @@ class StageConfig:
         return round(self.width * self.output_multiplier)
 
 
-STAGE_FIELDS = frozenset(field.name for field in fields(StageConfig))
-
-
 @dataclass(frozen=True)
 class ResidualConfig:
     """A residual network: stem, stages, head.
@@ -125,26 +123,34 @@ class ResidualConfig:
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
 
-def override(config: ResidualConfig, values: Mapping[str, Any]) -> ResidualConfig:
+def stage_fields(config: Any) -> frozenset[str]:
+    """Names of the options that a configuration's stages have."""
+    return frozenset(field.name for field in fields(config.stages[0]))
+
+
+def override(config: Config, values: Mapping[str, Any]) -> Config:
     """The configuration with some values changed, by field name.
 
-    A field of `ResidualConfig` is replaced. A field of `StageConfig` is replaced in every stage; a list gives one
-    value a stage.
+    A field of the network's configuration is replaced. A field of its stages' is replaced in every stage; a list gives
+    one value a stage.
 
     Raises:
         ValueError: an unknown name (with the nearest right ones) or a list of another length than the stages.
     """
-    own = {field.name for field in fields(ResidualConfig)} - {"stages"}
-    stages = list(config.stages)
+    own, of_stages = {field.name for field in fields(config)} - {"stages"}, stage_fields(config)
+    changes: list[dict[str, Any]] = [{} for _ in config.stages]
     for name, value in values.items():
-        if name not in own | STAGE_FIELDS:
-            raise ValueError(f"unknown model option {name!r}{nearest(name, own | STAGE_FIELDS)}")
-        if name in STAGE_FIELDS:
-            per_stage = value if isinstance(value, list) else [value] * len(stages)
-            if len(per_stage) != len(stages):
-                raise ValueError(f"{name} must be one value or a list of {len(stages)}, got {value!r}")
-            stages = [replace(stage, **{name: _tuples(v)}) for stage, v in zip(stages, per_stage, strict=True)]
-    return replace(config, stages=tuple(stages), **{name: v for name, v in values.items() if name in own})
+        if name not in own | of_stages:
+            raise ValueError(f"unknown model option {name!r}{nearest(name, own | of_stages)}")
+        if name in of_stages:
+            per_stage = value if isinstance(value, list) else [value] * len(changes)
+            if len(per_stage) != len(changes):
+                raise ValueError(f"{name} must be one value or a list of {len(changes)}, got {value!r}")
+            for change, item in zip(changes, per_stage, strict=True):
+                change[name] = _tuples(item)
+    # All of a stage's at once: one may be refused without the other.
+    stages = tuple(replace(stage, **change) for stage, change in zip(config.stages, changes, strict=True))
+    return replace(config, stages=stages, **{name: v for name, v in values.items() if name in own})
 
 
 def _tuples(value: Any) -> Any:

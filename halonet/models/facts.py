@@ -1,14 +1,15 @@
 """What the papers say about the sizes of our rows: the committed table `facts.json`.
 
-HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605.
+HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605, Vision Longformer arXiv 2103.15358.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
+from typing import Any
 
 QUANTITIES = ("parameters", "multiply_adds")
 
@@ -28,6 +29,7 @@ class Figure:
     counted: the value of an independent count by that convention, to its last digit; None where there was none.
     source: paper and table, or "computed".
     note: where the paper leaves something open or contradicts itself.
+    options: what `create_model` is to be given beside the row's name.
     """
 
     quantity: str
@@ -38,6 +40,7 @@ class Figure:
     counted: float | None
     source: str
     note: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def contradicted(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -12,10 +12,12 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, register_model
 from torch import nn
 
+from halonet.models import rows, vit_rows
 from halonet.models.checkpoints import fit_state_dict, load_weights
 from halonet.models.config import ResidualConfig, check_choice, check_positive, nearest, override
 from halonet.models.residual import ResidualNet
-from halonet.models.rows import ROWS
+from halonet.models.token_config import TokenConfig
+from halonet.models.vit import POOLS, MultiScaleVit
 from halonet.ops.local_attention.checks import pair
 
 # Arguments that are not fields of a configuration: the network's own, and those of timm's builder.
@@ -25,6 +27,30 @@ _NOT_OF_CONFIG = (
     *("cache_dir", "feature_cls"),
 )
 
+ROWS: dict[str, ResidualConfig | TokenConfig] = {**rows.ROWS, **vit_rows.ROWS}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """What models of one skeleton have in common.
+
+    network: the skeleton. pools: values of global_pool. first_conv: name of its first convolution. feature_cfg: how
+    timm makes `features_only` of it.
+    """
+
+    network: type[ResidualNet] | type[MultiScaleVit]
+    pools: tuple[str, ...]
+    first_conv: str
+    feature_cfg: dict[str, Any] = field(default_factory=dict)
+
+
+_FAMILIES = {
+    ResidualConfig: _Family(
+        ResidualNet, ("avg", "max", "avgmax", ""), "stem.conv.conv", feature_cfg={"flatten_sequential": True}
+    ),
+    TokenConfig: _Family(MultiScaleVit, POOLS, "stages.0.embedding.proj", feature_cfg={"feature_cls": "getter"}),
+}
+
 __all__ = ["create_model", "list_models", "model_config"]
 
 
@@ -33,7 +59,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(fnmatch.filter(ROWS, pattern or "*"))
 
 
-def model_config(name: str, **overrides: Any) -> ResidualConfig:
+def model_config(name: str, **overrides: Any) -> ResidualConfig | TokenConfig:
     """The configuration of a row, with options changed by field name (see `halonet.models.config.override`).
 
     Raises:
@@ -68,7 +94,7 @@ def create_model(
             the stored size of absolute position tables.
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth of the last block, growing linearly from the first.
-        global_pool: "avg", "max", or "" for none.
+        global_pool: "avg", "max", or "" for none; of tokens "avg", "token" for the class token, or "".
         features_only: a model that returns a list of maps instead of logits.
         out_indices: which of `feature_info` it returns; all if None.
         pretrained_path: weights to load, see `halonet.models.checkpoints.load_weights`.
@@ -111,28 +137,29 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     in_chans = config.in_chans if pretrained else options.get("in_chans") or config.in_chans
     overlay.setdefault("input_size", (in_chans, *config.image_shape))
 
-    def construct(**arguments: Any) -> ResidualNet:
-        model = ResidualNet(config, **arguments)
+    family = _FAMILIES[type(config)]
+
+    def construct(**arguments: Any) -> nn.Module:
+        model = family.network(config, **arguments)  # type: ignore[arg-type]
         model.model_name, model.model_arguments = name, described
         if pretrained_path is not None:
             load_weights(model, pretrained_path)
         return model
 
-    first_out = 0 if config.stem == "conv7" else 1
-    levels = len(config.stages) + 1 - first_out
-    _check_options(options, levels)
+    levels = len(config.stages) + (isinstance(config, ResidualConfig) and config.stem == "conv7")
+    _check_options(options, levels, family.pools)
     return build_model_with_cfg(
         construct,
         name,
         pretrained,
         pretrained_cfg_overlay=overlay,
         pretrained_filter_fn=fit_state_dict,
-        feature_cfg={"flatten_sequential": True, "out_indices": tuple(range(levels))},
+        feature_cfg={**family.feature_cfg, "out_indices": tuple(range(levels))},
         **options,
     )
 
 
-def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig, dict[str, Any]]:
+def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig | TokenConfig, dict[str, Any]]:
     """The configuration that the options ask for, and the options that are not the configuration's."""
     rest = {key: options.pop(key) for key in _NOT_OF_CONFIG if key in options}
     img_size = options.pop("img_size", None)
@@ -142,7 +169,7 @@ def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig, 
     return config, rest
 
 
-def _check_options(options: dict[str, Any], levels: int) -> None:
+def _check_options(options: dict[str, Any], levels: int, pools: tuple[str, ...]) -> None:
     """Ranges of the arguments that are not of a configuration."""
     num_classes = options.get("num_classes", 0)
     if not isinstance(num_classes, int) or num_classes < 0:
@@ -152,13 +179,13 @@ def _check_options(options: dict[str, Any], levels: int) -> None:
         rate = options.get(name, 0.0)
         if not isinstance(rate, (int, float)) or not 0 <= rate < 1:
             raise ValueError(f"{name} must be a number from 0 up to, not including, 1, got {rate!r}")
-    check_choice("global_pool", options.get("global_pool", "avg"), ("avg", "max", "avgmax", ""))
+    check_choice("global_pool", options.get("global_pool", "avg"), pools)
     wanted = options.get("out_indices")
     if wanted is not None and not isinstance(wanted, int) and not all(-levels <= index < levels for index in wanted):
         raise ValueError(f"out_indices must be from {-levels} to {levels - 1}, got {tuple(wanted)}")
 
 
-def _default_cfg(config: ResidualConfig) -> dict[str, Any]:
+def _default_cfg(config: ResidualConfig | TokenConfig) -> dict[str, Any]:
     """What timm keeps of a model beside its weights; there are none."""
     return {
         "url": "",
@@ -169,7 +196,7 @@ def _default_cfg(config: ResidualConfig) -> dict[str, Any]:
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "stem.conv.conv",
+        "first_conv": _FAMILIES[type(config)].first_conv,
         "classifier": "head.fc",
         "license": "apache-2.0",
     }
@@ -187,7 +214,7 @@ def _register(name: str) -> None:
         return _build(name, pretrained=pretrained, **options)
 
     entry.__name__ = entry.__qualname__ = name
-    entry.__doc__ = f"The row {name!r} of halonet.models.rows."
+    entry.__doc__ = f"The row {name!r} of halonet.models."
     globals()[name] = register_model(entry)
 
 

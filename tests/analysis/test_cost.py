@@ -154,5 +154,5 @@ def test_input_size_is_needed_without_default_cfg():
 
 
 def test_unknown_convention():
-    with pytest.raises(ValueError, match="convention must be one of halonet, botnet or None, got 'vil'"):
-        count_costs(nn.Conv2d(3, 3, 1), input_size=(3, 2, 2)).total(convention="vil")
+    with pytest.raises(ValueError, match="convention must be one of halonet, botnet, vil or None, got 'swin'"):
+        count_costs(nn.Conv2d(3, 3, 1), input_size=(3, 2, 2)).total(convention="swin")

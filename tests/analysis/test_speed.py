@@ -270,7 +270,7 @@ def test_a_model_table(tmp_path, capsys):
         ("op --models resnet18", "models must be names that `halonet models` lists, got 'resnet18'"),
         ("op --peers nobody", "peers must be among halonet, reference"),
         ("layer --peers nobody", "peers must be among timm, timm-compiled"),
-        ("layer --peers halonet:magic", "or halonet:BACKEND with one of triton, numba, sdpa, reference, got 'halonet:"),
+        ("layer --peers halonet:magic", "or halonet:BACKEND with one of triton, numba, sdpa, reference, unfold"),
         ("model --models nothing", "models must be names of timm's registry, got 'nothing'"),
         ("model --models resnet18@x", "models must be NAME or NAME@PIXELS, got 'resnet18@x'"),
         ("model --models halonet_nano_32:magic", "models must be NAME:BACKEND with one of triton, numba"),

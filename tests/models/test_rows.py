@@ -11,11 +11,13 @@ from torch import nn
 import halonet
 from halonet.layers import AttentionLayer, NonLocal2d
 from halonet.models.residual import Bottleneck, ResidualNet
+from halonet.models.vit import MultiScaleVit
 
 IMAGE = (2, 3, 35, 50)  # no block divides its maps
 # 40 to 152 M parameters, seconds each on one core. Every day one of each kind is tested, and all are run at their own
 # image size on the meta device.
 KINDS = ("halonet_h4_base128_*", "senet[13]5*", "resnet[12]*_1024", "botnet[12]*_1024", "botnet_s1_1*", "botnet_s1_77*")
+KINDS += ("vil_base_*", "vil_medium_384", "msvit_small_?_?_2_*", "msvit_tiny_?_?_2_*")
 TOO_LARGE = {name for kind in KINDS for name in halonet.list_models(kind)}
 TOO_LARGE -= {"halonet_h4_base128_patch4_256", "botnet101_1024"}
 ROWS = [pytest.param(name, marks=pytest.mark.slow if name in TOO_LARGE else ()) for name in halonet.list_models()]
@@ -54,7 +56,7 @@ def test_evaluation(model):
     image = torch.randn(IMAGE)
     logits = model(image)
     last, maps = model.forward_intermediates(image)
-    assert last.shape[:2] == (2, model.num_features)
+    assert last.shape[channels_at(model)] == model.num_features
     torch.testing.assert_close(model.forward_head(last), logits, rtol=0, atol=0)
     features = model.forward_head(last, pre_logits=True)
     assert features.shape == (2, model.head_hidden_size)
@@ -69,18 +71,26 @@ def test_classifier_can_be_replaced(model):
             model.reset_classifier(classes)
             assert model.num_classes == classes
             assert isinstance(model.get_classifier(), nn.Linear if classes else nn.Identity)
-            logits = model.forward_head(torch.randn(2, model.num_features, 2, 3))
+            features = torch.randn(2, model.num_features, 2, 3)
+            logits = model.forward_head(features if channels_at(model) == 1 else features.flatten(2).mT)
             assert logits.shape == (2, classes or model.num_features)
     finally:
         model.head = head
 
 
 def test_no_weight_decay_names_the_tables(model):
-    tables = {name for name, parameter in model.named_parameters() if "table" in name}
+    told = ("table", "_bias", "global_tokens")
+    tables = {name for name, _ in model.named_parameters() if any(word in name for word in told)}
     assert model.no_weight_decay() == tables
-    assert bool(tables) is any(
+    by_position = isinstance(model, MultiScaleVit) or any(
         isinstance(layer, AttentionLayer) and layer.relative != "none" for layer in model.modules()
     )
+    assert bool(tables) is by_position
+
+
+def channels_at(model):
+    """The dimension of channels in what `forward_features` gives: a map, or tokens."""
+    return 2 if isinstance(model, MultiScaleVit) else 1
 
 
 def check_maps(model, maps, shape):
@@ -90,7 +100,9 @@ def check_maps(model, maps, shape):
     for map_, info in zip(maps, model.feature_info, strict=True):
         reduction = info["reduction"]
         rounded = [(-(-height // reduction), -(-width // reduction))]
-        if model.config.stem == "patch4":  # whole patches only: what is left over at the border is not seen
+        if (
+            getattr(model.config, "stem", "") == "patch4"
+        ):  # whole patches only: what is left over at the border is not seen
             rounded = [(-(-(height // 4) // (reduction // 4)), -(-(width // 4) // (reduction // 4)))]
         assert map_.shape[:2] == (shape[0], info["num_chs"]), info
         assert tuple(map_.shape[2:]) in rounded, info
@@ -102,7 +114,7 @@ def test_at_its_own_image_size(name):
     with torch.device("meta"):
         model = timm.create_model(name).eval()
         image = torch.empty(1, *model.default_cfg["input_size"])
-    assert isinstance(model, ResidualNet)
+    assert isinstance(model, ResidualNet | MultiScaleVit)
     assert model.default_cfg["architecture"] == name
     assert model.default_cfg["num_classes"] == model.num_classes == 1000
     assert len(model.default_cfg["mean"]) == len(model.default_cfg["std"]) == 3
