@@ -27,7 +27,8 @@ def error_line(capsys: Capture, *arguments: str) -> str:
 def test_the_options_are_these() -> None:
     """A new one is a decision: the command line is kept small. Model and data sets grow by rows and recipes instead."""
     expected = """
-        model.name model.weights model.drop_rate model.drop_path_rate model.overrides
+        model.name model.weights model.drop_rate model.drop_path_rate model.random_shift model.redraw_features
+        model.overrides
         data.root data.batch_size data.num_workers data.img_size data.in_chans data.val_fraction data.test_fraction
         data.split_seed data.augment data.randaugment data.crop_scale
         optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio

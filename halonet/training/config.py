@@ -18,6 +18,10 @@ class ModelConfig:
         drop_rate: dropout before the classifier
         drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0
             in the first
+        random_shift: share of the steps in which layers of Vision Longformer see one random neighbour chunk
+            instead of eight; the paper's is 0.75
+        redraw_features: steps between new random features of a Performer; null: 1 + 5 * epoch, as the paper;
+            0: never
         overrides: settings of the model row to change, as in --model.overrides.block_size 12
     """
 
@@ -25,12 +29,18 @@ class ModelConfig:
     weights: str | None = None
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    random_shift: float = 0.0
+    redraw_features: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
+        if not 0 <= self.random_shift <= 1:
+            raise ValueError(f"model.random_shift: expected 0 to 1, got {self.random_shift}")
+        if self.redraw_features is not None and self.redraw_features < 0:
+            raise ValueError(f"model.redraw_features: expected at least 0 or null, got {self.redraw_features}")
 
 
 @dataclass

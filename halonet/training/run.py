@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from halonet.data import ImageSource, Preprocessing, open_source
 from halonet.models.checkpoints import load_model
+from halonet.training.attention_callbacks import attention_callbacks
 from halonet.training.build import Parts, assemble, build, limit_threads, make_trainer, preprocessing_for
 from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
 from halonet.training.checkpointing import (
@@ -66,6 +67,12 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     keeper = KeepLastAndBest(folder / "checkpoints")
     callbacks = [history, *voices(history, progress=config.trainer.progress), interruption, keeper]
     try:
+        callbacks += attention_callbacks(
+            parts.task,
+            random_shift=config.model.random_shift,
+            redraw_features=config.model.redraw_features,
+            seed=config.seed,
+        )
         trainer = _trainer_for(config, folder, callbacks)
     except ValueError:
         if checkpoint is None:
