@@ -45,8 +45,16 @@ def test_forward_and_backward(model):
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
-        assert parameter.grad.any(), name
+        assert parameter.grad.any() or dropped(model, name), name
     model.zero_grad(set_to_none=True)
+
+
+def dropped(model, name):
+    """What only the global tokens of a stage's last block take, which the next stage does not get to see."""
+    if not isinstance(model, MultiScaleVit) or not name.endswith("attn.global_bias"):
+        return False
+    _, stage, _, block, *_ = name.split(".")
+    return int(stage) < len(model.stages) - 1 and int(block) == len(model.stages[int(stage)].blocks) - 1
 
 
 @torch.no_grad()
