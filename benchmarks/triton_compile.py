@@ -191,7 +191,7 @@ def call_of(shape: Shape, dtype: torch.dtype) -> Call:
         scale_relative=True,
         relative_stride=None,
         backend="auto",
-        **{"border": "zeros", "window": None, "neighbors": None, **shape.options},
+        **{"border": "zeros", "window": None, "dilation": 1, "neighbors": None, **shape.options},
     )
 
 

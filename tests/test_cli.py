@@ -30,7 +30,8 @@ def test_the_options_are_these() -> None:
         model.name model.weights model.drop_rate model.drop_path_rate model.random_shift model.redraw_features
         model.overrides
         data.root data.batch_size data.num_workers data.img_size data.in_chans data.val_fraction data.test_fraction
-        data.split_seed data.augment data.randaugment data.crop_scale
+        data.split_seed data.augment data.randaugment data.crop_scale data.random_erasing data.mixup data.cutmix
+        data.repeats
         optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
         optim.label_smoothing
         trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.threads

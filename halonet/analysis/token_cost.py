@@ -17,7 +17,7 @@ from halonet.layers import (
 )
 from halonet.models.vit_stage import TokenStage
 
-# What the paper counts of a Performer's layer beside its projections, a token, feature and channel; what runs is 4.
+# What the paper counts of a Performer's layer beside its projections, a token, feature and channel.
 _PERFORMER_PAPER = 6
 
 
@@ -43,7 +43,9 @@ def executed_products(layer: TokenAttention, batch: int, size: tuple[int, int]) 
         queries = prod(-(-side // block) * block for side, block in zip(size, blocks, strict=True))
         keys = prod(block + 2 * halo for block, halo in zip(blocks, halos, strict=True))
         return 2 * batch * dim * (queries * (keys + count) + count * tokens)
-    return _products(layer, batch, size, count, performer=4)
+    if isinstance(layer, PerformerAttention):  # both sides' features, their sum, and the products with values
+        return batch * tokens * layer.num_features * (4 * dim + layer.num_heads)
+    return _products(layer, batch, size, count)
 
 
 def paper_products(layer: TokenAttention, batch: int, size: tuple[int, int]) -> int:
@@ -53,19 +55,19 @@ def paper_products(layer: TokenAttention, batch: int, size: tuple[int, int]) -> 
     if isinstance(layer, LongformerAttention):
         keys = local if isinstance(layer, FullAttention) else layer.window**2
         return 2 * batch * dim * (local * (keys + count) + count * (local + count))
-    return _products(layer, batch, size, count, performer=_PERFORMER_PAPER)
+    if isinstance(layer, PerformerAttention):
+        return _PERFORMER_PAPER * batch * (local + count) * layer.num_features * dim
+    return _products(layer, batch, size, count)
 
 
-def _products(layer: TokenAttention, batch: int, size: tuple[int, int], count: int, *, performer: int) -> int:
-    """Of the layers that are not local, with `count` global tokens; performer: products a token and feature."""
+def _products(layer: TokenAttention, batch: int, size: tuple[int, int], count: int) -> int:
+    """Of the layers that are neither local nor Performers, with `count` global tokens."""
     local, dim = prod(size), layer.dim
     tokens = local + count
     if isinstance(layer, LinformerAttention):  # both mixtures, and attention to them
         pairs = 2 * tokens * layer.num_features
     elif isinstance(layer, SpatialReductionAttention):
         pairs = tokens * (count + prod(max(1, side // layer.reduction) for side in size))
-    elif isinstance(layer, PerformerAttention):
-        return performer * batch * tokens * layer.num_features * dim
     elif isinstance(layer, GlobalAttention):
         pairs = count * tokens + local * count
     else:

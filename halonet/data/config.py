@@ -23,6 +23,10 @@ class DataConfig:
         randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the
             model's own
         crop_scale: smallest share of the picture a random crop may keep (photo)
+        random_erasing: probability that a rectangle of an image is replaced by noise
+        mixup: alpha of mixup, which blends the images of a batch and their labels; 0: none
+        cutmix: alpha of cutmix, which pastes rectangles of others; 0: none; with both one is drawn each batch
+        repeats: augmented copies of an image in an epoch of as many images (repeated augmentation)
     """
 
     root: str | None = None
@@ -36,6 +40,10 @@ class DataConfig:
     augment: Literal["auto", "none", "affine", "photo"] = "auto"
     randaugment: float | None = None
     crop_scale: float = 0.08
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -54,3 +62,10 @@ class DataConfig:
             raise ValueError(f"data.randaugment: expected 0 to 31, got {self.randaugment}")
         if not 0 < self.crop_scale <= 1:
             raise ValueError(f"data.crop_scale: expected more than 0 and at most 1, got {self.crop_scale}")
+        if not 0 <= self.random_erasing <= 1:
+            raise ValueError(f"data.random_erasing: expected 0 to 1, got {self.random_erasing}")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name}: expected at least 0, got {getattr(self, name)}")
+        if self.repeats < 1:
+            raise ValueError(f"data.repeats: expected at least 1, got {self.repeats}")

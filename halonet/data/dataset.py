@@ -44,11 +44,21 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
 class EpochSampler(DistributedSampler[Any]):
     """A permutation an epoch, shared out between devices, that tells the data set the epoch in its
-    indices."""
+    indices.
 
-    def __init__(self, dataset: ImageDataset, *, seed: int, num_replicas: int, rank: int) -> None:
+    repeats: of each image that many copies follow each other, each augmented by itself and dealt to the next
+        device; the epoch ends after as many images as without (repeated augmentation, arXiv 1902.05509).
+    """
+
+    def __init__(self, dataset: ImageDataset, *, seed: int, num_replicas: int, rank: int, repeats: int = 1) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
+        self.repeats = repeats
 
     def __iter__(self) -> Iterator[int]:
         size = len(self.dataset)  # type: ignore[arg-type]
-        return (self.epoch * size + index for index in super().__iter__())
+        if self.repeats == 1:
+            return (self.epoch * size + index for index in super().__iter__())
+        order = torch.randperm(size, generator=torch.Generator().manual_seed(self.seed + self.epoch)).tolist()
+        first = self.epoch * self.repeats
+        draws = [(first + copy) * size + index for index in order for copy in range(self.repeats)]
+        return iter(draws[self.rank :: self.num_replicas][: self.num_samples])

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import InterpolationMode, v2
 
 ImageTransform = Callable[[Image.Image], torch.Tensor]
@@ -61,9 +62,10 @@ def train_transform(
     augment: Literal["none", "affine", "photo"],
     randaugment: float,
     crop_scale: float,
+    random_erasing: float = 0.0,
 ) -> ImageTransform:
     """The training counterpart; arguments as in DataConfig, with "auto" and null decided. RandAugment comes
-    with "affine" too where its magnitude is above 0."""
+    with "affine" too where its magnitude is above 0. Nothing random, no erasing either, with "none"."""
     side = preprocessing.img_size
     if augment == "none":
         return eval_transform(preprocessing)
@@ -86,7 +88,9 @@ def train_transform(
         ]
     if randaugment > 0:
         steps.append(_rand_augment(preprocessing, magnitude=randaugment))
-    return v2.Compose([*steps, *_to_tensor(preprocessing)])
+    # Noise of a normalized image's own spread, a value a pixel and channel.
+    erasing = [RandomErasing(random_erasing, mode="pixel", device="cpu")] if random_erasing else []
+    return v2.Compose([*steps, *_to_tensor(preprocessing), *erasing])
 
 
 def _rand_augment(preprocessing: Preprocessing, *, magnitude: float) -> Callable[[Image.Image], Image.Image]:

@@ -13,7 +13,7 @@ from torch import nn
 import halonet
 from halonet.data import ImageSource, Preprocessing, open_source
 from halonet.models.checkpoints import load_weights
-from halonet.training.classification import ClassificationTask
+from halonet.training.classification import ClassificationTask, mixing
 from halonet.training.config import DataConfig, RunConfig, TrainerConfig
 from halonet.training.datamodule import ImageDataModule
 
@@ -83,7 +83,8 @@ def assemble(
         randaugment=paper_randaugment(config.model.name),
         seed=config.seed,
     )
-    task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes)
+    mix = mixing(mixup=config.data.mixup, cutmix=config.data.cutmix, num_classes=source.num_classes)
+    task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes, mix=mix)
     return Parts(source, preprocessing, data, task, tuple(notes))
 
 

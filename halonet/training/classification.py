@@ -1,5 +1,7 @@
 """The classification task: loss, metrics, optimizer."""
 
+from collections.abc import Callable
+
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -7,12 +9,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
+from torchvision.transforms import v2
 
 from halonet.training.config import OptimConfig
 from halonet.training.parameter_groups import parameter_groups
 from halonet.training.schedule import WarmupCosine
 
 Batch = tuple[Tensor, Tensor]
+Mix = Callable[[Tensor, Tensor], Batch]
+
+
+def mixing(*, mixup: float, cutmix: float, num_classes: int) -> Mix | None:
+    """Mixup, cutmix, or one of both drawn each batch, by their alphas; None for neither.
+
+    Of images (B, C, S, S) and labels (B,) it gives images and the shares (B, num_classes) of the blended labels. Draws
+    come from torch's generator of the CPU, so that a run can be repeated.
+    """
+    kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+    mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
+    return v2.RandomChoice(mixes) if mixes else None
 
 
 class ClassificationTask(lightning.LightningModule):
@@ -21,10 +36,14 @@ class ClassificationTask(lightning.LightningModule):
     A batch is images (B, C, S, S) and class indices (B,) int64. Logged an epoch: train/loss and
     train/accuracy (as augmented, with label smoothing), val/ and test/ loss (without smoothing), accuracy
     and, from six classes on, top5; lr a step.
+
+    mix: blends the images of a training batch and gives labels (B, num_classes), see `mixing`; the training accuracy is
+        then that of the first of the blended labels.
     """
 
-    def __init__(self, model: nn.Module, *, optim: OptimConfig, num_classes: int) -> None:
+    def __init__(self, model: nn.Module, *, optim: OptimConfig, num_classes: int, mix: Mix | None = None) -> None:
         super().__init__()
+        self.mix = mix
         self.model = model
         self.optim = optim
         self.num_classes = num_classes
@@ -37,8 +56,11 @@ class ClassificationTask(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
+        targets = labels
+        if self.mix is not None:
+            images, targets = self.mix(images, labels)
         logits = self(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.optim.label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.optim.label_smoothing)
         self._record("train", loss.detach(), logits.detach(), labels)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
         return loss

@@ -49,7 +49,11 @@ class ImageDataModule(lightning.LightningDataModule):
         else:
             magnitude = randaugment if augment == "photo" else 0.0
         self._train_transform = train_transform(
-            preprocessing, augment=augment, randaugment=magnitude, crop_scale=config.crop_scale
+            preprocessing,
+            augment=augment,
+            randaugment=magnitude,
+            crop_scale=config.crop_scale,
+            random_erasing=config.random_erasing,
         )
 
     def dataset(self, split: Split) -> ImageDataset:
@@ -70,6 +74,7 @@ class ImageDataModule(lightning.LightningDataModule):
             seed=self.seed,
             num_replicas=trainer.world_size if trainer else 1,
             rank=trainer.global_rank if trainer else 0,
+            repeats=self.config.repeats,
         )
         if trainer:
             # A run that goes on draws its first batches before Lightning tells samplers the epoch.

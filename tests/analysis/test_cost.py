@@ -42,6 +42,12 @@ def on_meta(name: str, **options) -> nn.Module:
         ("halonet_nano_32", (37, 30), {"window": 5, "downsample": "pool"}),
         ("resnet50_se8_halo_512", (65, 65), {}),
         ("halonet_nano_32", (50, 50), {"stem": "patch4", "query_key_multiplier": 2.0, "squeeze_excite": 0.25}),
+        ("vil_small_224", (224, 224), {"num_global": [2, 2, 2, 0]}),  # with one, torch counts its values as no product
+        ("vil_nano_32", (37, 50), {"attention": ["vil", "full"], "num_global": [3, 2], "window": [7, 15]}),
+        ("vil_nano_32", (32, 32), {"attention": "linformer", "position": "absolute", "num_features": 7}),
+        ("vil_nano_32", (37, 50), {"attention": "sra", "position": "absolute", "reduction": [3, 2]}),
+        ("vil_nano_32", (37, 50), {"attention": "performer", "position": "none", "num_features": 20}),
+        ("vil_nano_32", (37, 50), {"attention": "global", "position": "absolute", "num_global": [16, 4]}),
     ],
 )
 def test_executed_multiply_adds_are_those_torch_counts(name, size, options):

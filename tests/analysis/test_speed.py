@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from halonet.analysis.speed import layer_table, measuring, memory_table, model_table, op_table, rows
+from halonet.analysis.speed import layer_table, measuring, memory_table, model_table, op_table, rows, vil_table
 from halonet.analysis.speed.floor import Rates, layer_seconds, measure_rates, work_of
 from halonet.analysis.speed.memory import memory_meter
 from halonet.analysis.speed.peers import PEERS, Peer
@@ -138,6 +138,35 @@ def test_a_scaling_table(tmp_path):
     row = entries[1]["forward"]["dense"]
     assert row["ns_per_pixel"] == pytest.approx(row["median_ms"] * 1e6 / (2 * 81))
     assert files[1].stat().st_size > 1000
+
+
+def test_the_figures_of_vision_longformer(tmp_path, capsys):
+    files = tmp_path / "vil.json", tmp_path / "vil.png"
+    arguments = f"bench vil --sides 8 20 --batch 1 --rounds 1 --threads 1 --json {files[0]} --png {files[1]}"
+    assert main(arguments.split()) == 0
+    tables = json.loads(files[0].read_text())["tables"]
+    assert tables.keys() == {"implementations", "maskings", "windows"}
+    for title, names in (("implementations", vil_table.PEERS), ("maskings", ("chunk", "window", "cyclic"))):
+        assert [entry["side"] for entry in tables[title]] == [8, 20]
+        for entry in tables[title]:
+            assert tuple(entry["rows"]) == tuple(names)
+            assert all(row["median_ms"] > 0 and row["peak_mib"] >= 0 for row in entry["rows"].values())
+    assert files[1].stat().st_size > 1000
+    assert "not run" not in capsys.readouterr().out
+
+
+def test_what_needs_too_much_memory_is_not_run(monkeypatch, capsys):
+    monkeypatch.setattr(vil_table, "MOST", 1.0)
+    report = vil_table.vil_table([16], peers=vil_table.PEERS, batch=1, dtype=torch.float32, device="cpu", rounds=1)
+    rows_of = report["tables"]["implementations"][0]["rows"]
+    assert {name for name, row in rows_of.items() if "refused" in row} == {"unfold", "full"}
+    assert "not run: would need about" in capsys.readouterr().out
+
+
+def test_an_implementation_that_computes_something_else_is_not_timed(monkeypatch):
+    monkeypatch.setattr(vil_table.MaskedFullAttention, "_mask", lambda self, size, like: like.new_zeros(1, 1, 1))
+    with pytest.raises(SystemExit, match="full differs from the reference by"):
+        vil_table.check_peers(vil_table.PEERS)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -276,6 +305,7 @@ def test_a_model_table(tmp_path, capsys):
         ("model --models halonet_nano_32:magic", "models must be NAME:BACKEND with one of triton, numba"),
         ("model --models resnet18:sdpa --rounds 1", "must be nets of this library with attention, got 'resnet18:sdpa'"),
         ("op --batch 0", "expected a positive int, got '0'"),
+        ("vil --peers nobody", "peers must be among halonet, sliding_chunk, unfold, full, got 'nobody'"),
         ("speed", "invalid choice: 'speed'"),
     ],
 )

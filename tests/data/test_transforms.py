@@ -9,6 +9,7 @@ from PIL import Image
 
 from halonet.data import EpochSampler, ImageDataset, Preprocessing, eval_transform, train_transform
 from halonet.data.source import SplitItems
+from halonet.data.transforms import seeded
 
 GREY = Preprocessing(img_size=8, in_chans=1, mean=(0.5,), std=(0.25,), crop_pct=1.0)
 COLOUR = Preprocessing(img_size=8, in_chans=3, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), crop_pct=0.875)
@@ -110,6 +111,43 @@ def test_the_sampler_deals_out_every_image_once_an_epoch() -> None:
         sampler.set_epoch(3)
         drawn += list(sampler)
     assert sorted(drawn) == [12, 13, 14, 15]
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_repeated_augmentation(replicas: int) -> None:
+    """Three copies of an image one after the other, dealt round, each with numbers of its own; as many as before."""
+    data = dataset()
+    shares = []
+    for rank in range(replicas):
+        sampler = EpochSampler(data, seed=0, num_replicas=replicas, rank=rank, repeats=3)
+        sampler.set_epoch(2)
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler) == 4 // replicas
+        assert shares[-1] == list(sampler)
+    drawn = [index for draws in zip(*shares, strict=True) for index in draws]
+    assert len({index % 4 for index in drawn}) == 2  # four draws: one image three times, and the next
+    assert [index // 4 for index in drawn] == [6, 7, 8, 6]
+    assert not torch.equal(data[drawn[0]][0], data[drawn[1]][0])
+    sampler.set_epoch(3)
+    assert {index // 4 for index in sampler} <= {9, 10, 11}
+
+
+def test_random_erasing() -> None:
+    """A rectangle of noise in every image, the same for the same index; none in evaluation."""
+    plain = train_transform(COLOUR, augment="affine", randaugment=0, crop_scale=1.0)
+    erasing = train_transform(COLOUR, augment="affine", randaugment=0, crop_scale=1.0, random_erasing=1.0)
+    image = Image.new("RGB", (8, 8), (90, 90, 90))
+    tensors = []
+    for transform in (plain, erasing, erasing):
+        with seeded(3):
+            tensors.append(transform(image))
+    assert torch.equal(tensors[1], tensors[2])
+    changed = (tensors[1] != tensors[0]).any(0)
+    assert 0 < changed.sum() < 64
+    rows, columns = changed.nonzero().unbind(1)
+    assert changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1].float().mean() > 0.9
+    none = train_transform(COLOUR, augment="none", randaugment=0, crop_scale=1.0, random_erasing=1.0)
+    assert torch.equal(none(image), eval_transform(COLOUR)(image))
 
 
 def test_metadata_round_trip() -> None:

@@ -148,6 +148,51 @@ def test_recomputed_blocks_give_the_same_gradients(checkpoint):
         torch.testing.assert_close(got, one)
 
 
+EVERY = [
+    {},
+    {"attention": "full"},
+    {"attention": "global", "position": "absolute", "num_global": [4, 2]},
+    *({"attention": kind, "position": "absolute"} for kind in ("linformer", "sra", "performer")),
+]
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_compiles_to_one_graph(options):
+    torch._dynamo.reset()
+    model = halonet.create_model(NANO, depth=1, **options)
+    image = torch.randn(2, 3, 32, 32)
+
+    def results(network):
+        output = network(image)
+        return [output, *torch.autograd.grad(output.sum(), list(model.parameters()))]
+
+    expected = results(model)
+    torch.testing.assert_close(results(torch.compile(model, fullgraph=True, backend="aot_eager")), expected)
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_exports(options):
+    model = halonet.create_model(NANO, depth=1, **options).eval()
+    image = torch.randn(2, 3, 32, 32)
+    program = torch.export.export(model, (image,))
+    torch.testing.assert_close(program.module()(image), model(image), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", EVERY, ids=str)
+def test_mixed_precision(options):
+    """Close to single precision under autocast, and every gradient finite."""
+    model = halonet.create_model(NANO, **options)
+    image = torch.randn(2, 3, 32, 32)
+    expected = model(image)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(image)
+    torch.testing.assert_close(output.float(), expected, rtol=0.1, atol=0.05)
+    output.float().sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
 def test_layer_depths_for_learning_rates():
     """timm's layer decay finds a depth for every parameter."""
     model = halonet.create_model(NANO)

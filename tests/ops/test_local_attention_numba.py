@@ -243,6 +243,14 @@ def test_exponential():
     assert np.isnan(of(odd_nan)).all()
 
 
+def test_arithmetic_goes_on_as_it_was():
+    """The kernels take numbers too small to be normal for 0; torch does not, before and after."""
+    small = torch.full((4,), 1e-39)
+    result(_CASE, dtype=torch.float32)
+    assert torch.equal(small * 0.5, torch.full((4,), 0.5e-39))
+    assert (small * 0.5 > 0).all()
+
+
 def test_maps_of_bfloat16_are_read_where_they_are():
     """A float32 copy of each would be twice the memory that the maps take."""
     map_ = torch.randn(1, 4, 4, 2, 24, dtype=torch.bfloat16)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import halonet
+from halonet.training.classification import mixing
 from halonet.training.config import OptimConfig
 from halonet.training.parameter_groups import parameter_groups
 from halonet.training.schedule import WarmupCosine
@@ -96,3 +97,41 @@ def test_bad_settings_are_named(name: str, value: float) -> None:
 def test_nesterov_needs_momentum() -> None:
     with pytest.raises(ValueError, match=r"optim\.momentum: Nesterov"):
         OptimConfig(momentum=0.0)
+
+
+def test_mixup_blends_images_and_labels_alike() -> None:
+    mix = mixing(mixup=0.8, cutmix=0.0, num_classes=3)
+    assert mix is not None
+    images, labels = torch.eye(4).view(4, 1, 2, 2), torch.tensor([0, 1, 2, 0])
+    blended, shares = mix(images, labels)
+    assert shares.shape == (4, 3)
+    torch.testing.assert_close(shares.sum(1), torch.ones(4))
+    share = blended.flatten(1).diagonal()[0]  # of the own image, the same in the whole batch
+    torch.testing.assert_close(blended, share * images + (1 - share) * images.roll(1, 0))
+    expected = share * nn.functional.one_hot(labels, 3) + (1 - share) * nn.functional.one_hot(labels.roll(1), 3)
+    torch.testing.assert_close(shares, expected)
+
+
+def test_cutmix_shares_are_the_areas() -> None:
+    mix = mixing(mixup=0.0, cutmix=1.0, num_classes=2)
+    assert mix is not None
+    images, labels = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 8, 8), torch.tensor([0, 1])
+    for _ in range(5):
+        pasted, shares = mix(images, labels)
+        torch.testing.assert_close(shares[1, 1], pasted[1].mean())
+        torch.testing.assert_close(shares[0, 1], pasted[0].mean())
+
+
+def test_one_of_both_is_drawn_from_torchs_generator() -> None:
+    mix = mixing(mixup=0.8, cutmix=1.0, num_classes=2)
+    assert mix is not None
+    assert mixing(mixup=0.0, cutmix=0.0, num_classes=2) is None
+    images, labels = torch.rand(2, 1, 8, 8), torch.tensor([0, 1])
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        runs.append([mix(images, labels)[0] for _ in range(12)])
+    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+    whole = [((image == images) | (image == images.roll(1, 0))).all().item() for image in runs[0]]
+    assert True in whole  # cutmix takes pixels as they are
+    assert False in whole

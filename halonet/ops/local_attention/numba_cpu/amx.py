@@ -1,7 +1,8 @@
 """Tile registers (Intel AMX) for numba: products of 16 x 32 by 32 x 16 numbers of bfloat16, summed in float32.
 
 Where LLVM finds no AMX in this processor every instruction compiles to nothing, and `is_permitted` says False: kernels
-then never take the way that needs them. Addresses are plain integers, strides are in bytes.
+then never take the way that needs them. Addresses are plain integers, strides are in bytes. Here too: how a thread is
+told what to do with numbers too small to be normal.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from halonet.ops.local_attention.numba_cpu.constants import LANES
 
 _FEATURES = llvmlite.binding.get_host_cpu_features()
 HAS_AMX = all(_FEATURES.get(name, False) for name in ("amx-tile", "amx-bf16"))
+_HAS_SSE = bool(_FEATURES.get("sse", False))
+_NO_DENORMALS = 0x8040  # of the control register: results to 0, and numbers read as 0
 _BYTE, _LONG = ir.IntType(8), ir.IntType(64)
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux, x86-64
 
@@ -35,7 +38,7 @@ def is_permitted() -> bool:
 
 
 def _emit(builder: ir.IRBuilder, name: str, arguments: list[ir.Value]) -> None:
-    if not HAS_AMX:
+    if not (_HAS_SSE if name.startswith("sse") else HAS_AMX):
         return
     name, module = f"llvm.x86.{name}", builder.module
     kind = ir.FunctionType(ir.VoidType(), [argument.type for argument in arguments])
@@ -80,6 +83,8 @@ tile_load = _on_tile("tileloadd64", "Loads 16 rows of 64 bytes.")
 tile_store = _on_tile("tilestored64", "Stores 16 rows of 64 bytes.")
 _load_settings = _on_memory("ldtilecfg", "Sets the shapes of all tile registers from 64 bytes.")
 _store_settings = _on_memory("sttilecfg", "Writes them to 64 bytes.")
+_load_mode = _on_memory("sse.ldmxcsr", "Sets the control register of vector arithmetic from 4 bytes.")
+_store_mode = _on_memory("sse.stmxcsr", "Writes it to 4 bytes.")
 
 
 @intrinsic(prefer_literal=True)
@@ -107,28 +112,36 @@ def tile_multiply(typing: Any, target: Any, a: Any, b: Any) -> Any:
 
 
 @njit(nogil=True)
-def begin_tiles(parts):
-    """All eight tile registers as 16 rows of 64 bytes; gives what the thread's settings were, for `end_tiles`.
+def begin_thread(parts):
+    """Sets this thread's registers to what the kernels need; gives how they were, for `end_thread`.
 
-    With no parts nothing happens: the processor may have no such registers.
+    All eight tile registers as 16 rows of 64 bytes; without parts they stay, for the processor may have none. And
+    numbers below 1.2e-38 as 0: a weight near there has parts below, and a vector with one of those takes a hundred
+    times as long.
     """
-    before, settings = np.zeros(64, np.uint8), np.zeros(64, np.uint8)
-    if not parts:
-        return before
-    _store_settings(before.ctypes.data)
-    settings[0] = 1  # the palette
-    settings[16:32:2] = 64  # bytes of a row
-    settings[48:56] = 16  # rows
-    _load_settings(settings.ctypes.data)
-    settings[0] = 0  # numba must not free it earlier
-    return before
+    modes, before, settings = np.zeros(2, np.uint32), np.zeros(64, np.uint8), np.zeros(64, np.uint8)
+    _store_mode(modes.ctypes.data)
+    modes[1] = modes[0] | np.uint32(_NO_DENORMALS)
+    _load_mode(modes.ctypes.data + 4)
+    if parts:
+        _store_settings(before.ctypes.data)
+        settings[0] = 1  # the palette
+        settings[16:32:2] = 64  # bytes of a row
+        settings[48:56] = 16  # rows
+        _load_settings(settings.ctypes.data)
+        settings[0] = 0  # numba must not free it earlier
+    return modes, before
 
 
 @njit(nogil=True)
-def end_tiles(parts, before):
-    """Sets the thread's tile registers back to how they were."""
+def end_thread(parts, state):
+    """Sets the registers back to how they were."""
+    modes, before = state
     if parts:
         _load_settings(before.ctypes.data)
+        before[0] = 0
+    _load_mode(modes.ctypes.data)
+    modes[0] = 0
 
 
 def _bits(builder: ir.IRBuilder, vector: ir.Value) -> ir.Value:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
-from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
+from halonet.ops.local_attention.numba_cpu.amx import begin_thread, end_thread
 from halonet.ops.local_attention.numba_cpu.amx_parts import (
     only_with_parts,
     pack_given,
@@ -182,7 +182,7 @@ def backward_slices(given, totals, tables, sizes, scale, first, end):
     extra_key, extra_value = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind)
     places, size = places_of(sizes)
     scratch, kept = make_scratch(sizes, tables.row_t, parts, size)
-    settings = begin_tiles(sizes.parts)
+    registers = begin_thread(sizes.parts)
     tables_finite = pack_tables(places, tables, sizes, scratch)
     gradients, kept_too = make_gradients(sizes, scratch.key)
     one, keys = typed(scratch.key, 1), key_rows(sizes)
@@ -206,7 +206,7 @@ def backward_slices(given, totals, tables, sizes, scale, first, end):
             add_extra(unpack_map(maps, 11, kind), sizes.extra, place, own, gradients.value, values, one)
         if sizes.has_bias:
             to_bias(sizes, part, totals.bias_gradients, gradients)
-    end_tiles(sizes.parts, settings)
+    end_thread(sizes.parts, registers)
     release(kept)
     kept_too[0] = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from numba import njit, prange
 
 from halonet.ops.local_attention.custom_operator import HIDDEN
-from halonet.ops.local_attention.numba_cpu.amx import begin_tiles, end_tiles
+from halonet.ops.local_attention.numba_cpu.amx import begin_thread, end_thread
 from halonet.ops.local_attention.numba_cpu.amx_parts import (
     only_with_parts,
     pack_keys,
@@ -82,7 +82,7 @@ def forward_units(given, tables, sizes, scale, first, end):
     extra_key, extra_value, output = unpack_map(maps, 3, kind), unpack_map(maps, 4, kind), unpack_map(maps, 5, kind)
     places, size = places_of(sizes)
     scratch, kept = make_scratch(sizes, tables.row_t, parts, size)
-    settings = begin_tiles(sizes.parts)
+    registers = begin_thread(sizes.parts)
     tables_finite = pack_tables(places, tables, sizes, scratch)
     down, across = sizes.blocks
     rows, columns = sides(sizes)
@@ -110,7 +110,7 @@ def forward_units(given, tables, sizes, scale, first, end):
         for number in range(chunks):
             chunk = of_chunk(scratch, number, sizes)
             write_output(output, norm, keeps_norm, sizes, place, (begin + number) * CHUNK, chunk)
-    end_tiles(sizes.parts, settings)
+    end_thread(sizes.parts, registers)
     release(kept)
 
 
