@@ -22,7 +22,7 @@ from halonet.ops.local_attention.geometry import NEIGHBOR_DIRECTIONS
 
 SIZE = (7, 8)  # 4 x 4 chunks of 2, the last row of them cut
 WINDOW, CHUNK = 5, 2
-MODES = [("chunk", mode) for mode in range(-1, 9)] + [("window", 0), ("window", -1), ("cyclic", 0), ("cyclic", 3)]
+MODES = [*((masking, mode) for masking in ("chunk", "cyclic") for mode in range(-1, 9)), ("window", 0), ("window", -1)]
 
 
 def double(layer):
