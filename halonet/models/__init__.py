@@ -1,5 +1,6 @@
-"""Models: what a network is as data (`config`, `token_config`), the two skeletons, residual networks (`residual`) and
-vision transformers (`vit`), their rows (`rows`, `vit_rows`), names (`zoo`) and weights (`checkpoints`)."""
+"""Models: what a network is as data (`config`, `token_config`), the two skeletons on `network`, residual nets
+(`residual`) and vision transformers (`vit`), their rows (`rows`, `vit_rows`), names (`zoo`) and weights.
+"""
 
 from halonet.models.accelerate import accelerate
 from halonet.models.resnet_weights import init_from_resnet

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from halonet.layers import AttentionLayer, BottleneckAttention, HaloAttention, NonLocal2d
 from halonet.models.config import ResidualConfig, StageConfig
+from halonet.models.network import Network, check_map_format, linear_drop_path
 
 _ACTIVATION: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
@@ -138,7 +139,7 @@ def make_activation(name: str) -> nn.Module:
     return _ACTIVATION[name]() if name == "gelu" else _ACTIVATION[name](inplace=True)
 
 
-class ResidualNet(nn.Module):
+class ResidualNet(Network):
     """A residual network by its configuration, with the methods timm's models have.
 
     Args:
@@ -149,10 +150,6 @@ class ResidualNet(nn.Module):
         drop_path_rate: stochastic depth of the last block, growing linearly from 0 at the first.
         global_pool: pooling before the classifier, as timm names it ("avg", "max", "" for none).
     """
-
-    # Set by `create_model`, kept with saved weights.
-    model_name: str | None = None
-    model_arguments: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -168,7 +165,6 @@ class ResidualNet(nn.Module):
         self.config = config
         self.num_classes = config.num_classes if num_classes is None else num_classes
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
 
         self.stem = Stem(config, config.in_chans if in_chans is None else in_chans)
         pools = config.stem == "conv7"
@@ -177,7 +173,7 @@ class ResidualNet(nn.Module):
         self.feature_info = [{"num_chs": dim, "reduction": reduction, "module": "stem"}] if pools else []
         reduction *= 2 if pools else 1
 
-        drop_paths = _linear_drop_path(config, drop_path_rate)
+        drop_paths = linear_drop_path(config, drop_path_rate)
         stages: list[nn.Module] = []
         for index, stage in enumerate(config.stages):
             stages.append(_make_stage(dim, stage, config, reduction, drop_paths))
@@ -213,14 +209,6 @@ class ResidualNet(nn.Module):
             x = self._run_stage(stage, x)
         return self.final_conv(x)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """The last map -> logits (B, num_classes), or with `pre_logits` the pooled features."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: Tensor,
@@ -240,8 +228,7 @@ class ResidualNet(nn.Module):
             output_fmt: "NCHW".
             intermediates_only: only the list of maps.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        check_map_format(output_fmt)
         wanted, last = feature_take_indices(len(self.feature_info), indices)
         maps: list[Tensor] = []
         latest = x
@@ -279,18 +266,10 @@ class ResidualNet(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for another number of classes; 0 removes it."""
         self.num_classes = num_classes
         self.head.reset(num_classes, pool_type=global_pool)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Names of the position tables."""
@@ -333,9 +312,3 @@ def _map_size(config: ResidualConfig, reduction: int) -> tuple[int, int]:
     """(H, W) of the maps at 1/`reduction` of the model's images."""
     height, width = (-(-side // reduction) for side in config.image_shape)
     return height, width
-
-
-def _linear_drop_path(config: ResidualConfig, rate: float) -> Iterator[float]:
-    """Stochastic depth a block, from 0 to `rate`."""
-    blocks = sum(stage.depth for stage in config.stages)
-    return iter([rate * index / max(1, blocks - 1) for index in range(blocks)])

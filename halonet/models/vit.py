@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import torch
 from timm.models._features import feature_take_indices
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from halonet.layers.token_attention import INIT_STD
+from halonet.models.network import Network, check_map_format, linear_drop_path
 from halonet.models.token_config import TokenConfig
 from halonet.models.vit_stage import NORM_EPS, Size, TokenStage
 
@@ -36,7 +36,7 @@ class TokenHead(nn.Module):
         return tokens if pre_logits else self.fc(tokens)
 
 
-class MultiScaleVit(nn.Module):
+class MultiScaleVit(Network):
     """A multi-scale vision transformer by its configuration, with the methods timm's models have (arXiv 2103.15358).
 
     Args:
@@ -52,10 +52,6 @@ class MultiScaleVit(nn.Module):
         ValueError: an unknown pooling, or "token" where the last stage has no global token.
     """
 
-    # Set by `create_model`, kept with saved weights.
-    model_name: str | None = None
-    model_arguments: dict[str, Any] | None = None
-
     def __init__(
         self,
         config: TokenConfig,
@@ -70,8 +66,7 @@ class MultiScaleVit(nn.Module):
         self.config = config
         self.num_classes = config.num_classes if num_classes is None else num_classes
         self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        rates = _linear_drop_path(config, drop_path_rate)
+        rates = linear_drop_path(config, drop_path_rate)
         dim, reduction = config.in_chans if in_chans is None else in_chans, 1
         self.feature_info = []
         stages = []
@@ -109,14 +104,6 @@ class MultiScaleVit(nn.Module):
             last = tokens
         return self.norm(last)
 
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens of `forward_features` -> logits (B, num_classes), or with `pre_logits` the pooled features."""
-        return self.head(x, pre_logits=pre_logits)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, num_classes)."""
-        return self.forward_head(self.forward_features(x))
-
     def forward_intermediates(
         self,
         x: Tensor,
@@ -136,8 +123,7 @@ class MultiScaleVit(nn.Module):
             output_fmt: "NCHW".
             intermediates_only: only the list of maps.
         """
-        if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
+        check_map_format(output_fmt)
         wanted, last = feature_take_indices(len(self.feature_info), indices)
         maps: list[Tensor] = []
         final, latest = len(self.feature_info) - 1, x
@@ -175,10 +161,6 @@ class MultiScaleVit(nn.Module):
             self.reset_classifier(0, "")
         return wanted
 
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.head.fc
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new classifier for another number of classes; 0 removes it."""
         self.num_classes = num_classes
@@ -189,10 +171,6 @@ class MultiScaleVit(nn.Module):
         if isinstance(head.fc, nn.Linear):
             nn.init.trunc_normal_(head.fc.weight, std=INIT_STD)
             nn.init.zeros_(head.fc.bias)
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
 
     def no_weight_decay(self) -> set[str]:
         """Names of position tables and biases of offsets, and of the global tokens."""
@@ -210,9 +188,3 @@ class MultiScaleVit(nn.Module):
                 (r"^norm", (99999,)),
             ],
         }
-
-
-def _linear_drop_path(config: TokenConfig, rate: float) -> Iterator[float]:
-    """Stochastic depth a block, from 0 to `rate`."""
-    blocks = sum(stage.depth for stage in config.stages)
-    return iter([rate * index / max(1, blocks - 1) for index in range(blocks)])

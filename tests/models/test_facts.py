@@ -10,6 +10,7 @@ from halonet.analysis.cost import CONVENTIONS, ModelCost, count_costs
 from halonet.models.facts import QUANTITIES, Figure, figures, known_rows
 
 UNIT = {"parameters": 1e6, "multiply_adds": 1e9}
+HALF_A_DIGIT = {"parameters": 0.05, "multiply_adds": 0.005}  # as most tables print them
 LAST_DIGIT = 0.5e-4 + 1e-9  # counted values are kept to four decimals
 
 
@@ -34,7 +35,8 @@ def test_figures_are_met(name):
         if figure.counted is not None:
             assert ours == pytest.approx(figure.counted, rel=0, abs=LAST_DIGIT), figure
         if figure.contradicted:
-            assert abs(ours / figure.published - 1) > 0.003, f"met after all: {figure}"
+            assert abs(ours - figure.published) > HALF_A_DIGIT[figure.quantity], f"met after all: {figure}"
+            assert figure.convention == "vil" or abs(ours / figure.published - 1) > 0.03, f"met after all: {figure}"
             assert figure.note, figure
         elif figure.published is not None:
             assert ours == pytest.approx(figure.published, rel=0, abs=figure.tolerance + 1e-9), figure
