@@ -1,0 +1,105 @@
+"""Factorized attention, linear in positions, and the conventional attention that it stands for."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from halonet.ops.local_attention import local_attention
+
+KINDS = ("gaussian", "dot")
+
+
+def factorized_attention(coefficients: Tensor, basis: Tensor, value: Tensor, *, kind: str = "gaussian") -> Tensor:
+    """Attention as a mixture of basis masks (Shen et al., section 3.2): C (B^T V), without any S x S map.
+
+        "dot" (equation 3):       C (B^T V) / b
+        "gaussian" (equation 4):  softmax over channels(C) (softmax over positions(B)^T V)
+
+    b is the number of channels of a basis, as equations 6 to 8 have it (equation 3 prints h). Memory grows with S,
+    forward and backward. Rows of the map that "gaussian" stands for, softmax(C) softmax(B)^T, sum to 1.
+
+    Args:
+        coefficients: (B, S, N, D), of S positions (pixels, voxels or tokens in any order) and N heads.
+        basis: (B, T, N, D); T is S in self-attention.
+        value: (B, T, N, Dv).
+        kind: "gaussian" or "dot".
+
+    Returns:
+        (B, S, N, Dv), in the dtype of the value; half precision is widened inside.
+
+    Raises:
+        ValueError: shapes that do not belong together, or an unknown kind.
+    """
+    _check("coefficients", coefficients, "basis", basis, value, kind)
+    wide = torch.promote_types(value.dtype, torch.float32)
+    with _as_given(value.device.type):
+        mixture, masks = coefficients.to(wide), basis.to(wide)
+        if kind == "gaussian":
+            mixture, masks = mixture.softmax(dim=3), masks.softmax(dim=1)
+        else:
+            masks = masks / basis.shape[3]
+        context = torch.einsum("btnk,btnd->bnkd", masks, value.to(wide))
+        output = torch.einsum("bsnk,bnkd->bsnd", mixture, context)
+    return output.to(value.dtype)
+
+
+def nonlocal_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, kind: str = "gaussian", backend: str = "auto"
+) -> Tensor:
+    """Conventional attention of every position to every other (Shen et al., section 3.3), quadratic in positions.
+
+        "dot" (equation 6):       (Q K^T / b) V, the same as `factorized_attention` of C = Q and B = K
+        "gaussian" (equation 9):  softmax over positions(Q K^T) V, without scale
+
+    Args:
+        query: (B, S, N, D).
+        key: (B, T, N, D).
+        value: (B, T, N, Dv).
+        kind: "gaussian" or "dot".
+        backend: "materialized" writes the whole map, (B, N, S, T), as the paper's modules do; "dot" always does.
+            "auto" or the name of a backend of `local_attention` computes "gaussian" with one block as large as the
+            map, so that memory is linear where that backend is a kernel; its work stays quadratic. It wants S = T.
+
+    Returns:
+        (B, S, N, Dv), in the dtype of the value.
+
+    Raises:
+        ValueError: shapes that do not belong together, an unknown kind, or a backend that cannot.
+    """
+    _check("query", query, "key", key, value, kind)
+    if kind == "dot" and backend not in ("auto", "materialized"):
+        raise ValueError(f"backend must be auto or materialized for the kind dot, got {backend!r}")
+    if backend != "materialized" and kind == "gaussian" and (backend != "auto" or query.shape[1] == key.shape[1]):
+        rows = [tensor.unsqueeze(1) for tensor in (query, key, value)]  # positions as a map of one row
+        block_size = (1, key.shape[1])
+        return local_attention(*rows, block_size=block_size, halo_size=0, scale=1.0, backend=backend).squeeze(1)
+    wide = torch.promote_types(value.dtype, torch.float32)
+    with _as_given(value.device.type):
+        scores = torch.einsum("bsnd,btnd->bnst", query.to(wide), key.to(wide))
+        weights = scores.softmax(dim=3) if kind == "gaussian" else scores / key.shape[3]
+        output = torch.einsum("bnst,btnd->bsnd", weights, value.to(wide))
+    return output.to(value.dtype)
+
+
+def _as_given(device: str) -> AbstractContextManager[object]:
+    """Without autocast, which would narrow what was widened."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _check(first_name: str, first: Tensor, second_name: str, second: Tensor, value: Tensor, kind: str) -> None:
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    for name, tensor in ((first_name, first), (second_name, second), ("value", value)):
+        if tensor.ndim != 4 or not tensor.numel():
+            raise ValueError(f"{name} must be (batch, positions, heads, channels), none 0, got {tuple(tensor.shape)}")
+    if second.shape[:3] != value.shape[:3]:
+        raise ValueError(f"{second_name} and value must agree but for channels, got {_shapes(second, value)}")
+    if (first.shape[0], *first.shape[2:]) != (second.shape[0], *second.shape[2:]):
+        raise ValueError(f"{first_name} and {second_name} must agree but for positions, got {_shapes(first, second)}")
+
+
+def _shapes(one: Tensor, other: Tensor) -> str:
+    return f"{tuple(one.shape)} and {tuple(other.shape)}"
