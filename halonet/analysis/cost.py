@@ -18,7 +18,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from halonet.analysis.token_cost import executed_products, paper_products, uncounted_tokens
-from halonet.layers import AttentionLayer, LongformerAttention, NonLocal2d, PerformerAttention, TokenAttention
+from halonet.layers import (
+    AttentionLayer,
+    LongformerAttention,
+    NonLocal,
+    NonLocal2d,
+    PerformerAttention,
+    TokenAttention,
+    WholeMapAttention,
+)
 from halonet.ops.local_attention.checks import pair
 from halonet.ops.local_attention.geometry import Axis
 
@@ -102,8 +110,8 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     """Counts a model from the shapes of one forward pass in which nothing is computed.
 
     Args:
-        model: of convolutions, linear layers, `AttentionLayer`s, `TokenAttention`s and `NonLocal2d`; on any device,
-            left as it was. Multiplications in modules of other kinds are not seen.
+        model: of convolutions, linear layers, `AttentionLayer`s, `TokenAttention`s, `WholeMapAttention`s and
+            `NonLocal2d`; on any device, left as it was. Multiplications in modules of other kinds are not seen.
         input_size: (channels, height, width) of the image; by default that of the model's `default_cfg`.
 
     Raises:
@@ -163,10 +171,11 @@ def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None
     with ExitStack() as stack:
         left_out = uncounted_tokens(model)
         for name, module in model.named_modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | AttentionLayer | NonLocal2d | TokenAttention):
+            attends = isinstance(module, AttentionLayer | NonLocal2d | WholeMapAttention)
+            if attends or isinstance(module, nn.Conv2d | nn.Linear | TokenAttention):
                 hook = _recorder(records[name], left_out.get(module, 0))
                 stack.callback(module.register_forward_hook(hook).remove)
-            if isinstance(module, AttentionLayer | NonLocal2d):
+            if attends:
                 # An attribute of the instance stands before the method of the class until it is deleted.
                 object.__setattr__(module, "attend", _empty_output)
                 stack.callback(object.__delattr__, module, "attend")
@@ -195,8 +204,9 @@ def _recorder(record: _Record, uncounted: int) -> Any:
         if isinstance(module, AttentionLayer):
             record.executed += _executed_attention(module, inputs[0].shape)
             record.paper += _paper_attention(module, inputs[0].shape)
-        elif isinstance(module, NonLocal2d):
-            products = _nonlocal_products(module, inputs[0].shape)
+        elif isinstance(module, NonLocal2d | WholeMapAttention):
+            count = _nonlocal_products if isinstance(module, NonLocal2d) else _whole_map_products
+            products = count(module, inputs[0].shape)  # type: ignore[operator]
             record.executed += products
             record.paper += products
         elif isinstance(module, nn.Conv2d):
@@ -245,6 +255,14 @@ def _nonlocal_products(layer: NonLocal2d, shape: torch.Size) -> int:
     tokens, channels = shape[-2] * shape[-1], layer.theta.out_channels
     between = tokens if layer.kind == "gaussian" else min(tokens, channels)
     return 2 * shape[0] * tokens * between * channels
+
+
+def _whole_map_products(layer: WholeMapAttention, shape: torch.Size) -> int:
+    """Both products of attention as it runs, beside its linear layers: with a map of S x S, or with the context."""
+    positions = shape[1] if len(shape) == 3 else prod(shape[2:])
+    if isinstance(layer, NonLocal):
+        return shape[0] * positions**2 * (layer.channels + layer.value_channels)
+    return 2 * shape[0] * positions * layer.channels * layer.value_channels // layer.num_heads
 
 
 def _module_cost(name: str, module: nn.Module, record: _Record, seen: set[int]) -> ModuleCost:

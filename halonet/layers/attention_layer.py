@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from halonet.layers.pointwise import Pointwise
 from halonet.ops import local_attention, split_tables
+from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.local_attention.backends import BACKENDS
 from halonet.ops.local_attention.checks import BORDERS
 
@@ -62,13 +63,13 @@ class AttentionLayer(nn.Module, ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("relative", relative, POSITIONS)
-        _check_choice("downsample", downsample, DOWNSAMPLES)
-        _check_choice("border", border, BORDERS)
-        _check_choice("backend", backend, ("auto", *BACKENDS))
-        _check_positive("dim", dim)
-        _check_positive("num_heads", num_heads)
-        _check_positive("stride", stride)
+        check_choice("relative", relative, POSITIONS)
+        check_choice("downsample", downsample, DOWNSAMPLES)
+        check_choice("border", border, BORDERS)
+        check_choice("backend", backend, ("auto", *BACKENDS))
+        check_positive("dim", dim)
+        check_positive("num_heads", num_heads)
+        check_positive("stride", stride)
         if window is not None and (not isinstance(window, int) or window < 1 or window % 2 == 0):
             raise ValueError(f"window must be an odd positive int or None, got {window!r}")
         if not content and relative == "none":
@@ -176,13 +177,3 @@ def _head_multiple(name: str, dim: int, multiplier: float, num_heads: int) -> in
             f"{name} * dim must be a multiple of num_heads={num_heads}, got {multiplier} * {dim} = {channels:g}"
         )
     return round(channels)
-
-
-def _check_positive(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from halonet.layers.pointwise import Pointwise
 from halonet.ops import local_attention
+from halonet.ops.checks import check_choice, check_positive
 
 KINDS = ("gaussian", "dot")
 
@@ -20,7 +21,7 @@ class NonLocal2d(nn.Module):
         "dot" (dot product):             y_i = 1 / (H * W) * sum over j of (theta_i . phi_j) g_j
 
     without scale, heads or position. The last norm begins with weight 0, so that the block begins as the identity and
-    may be put anywhere into a trained network (section 3.3 there).
+    may be put anywhere into a trained network (section 3.3 there). Shen et al.'s reading of it is `NonLocal`.
 
     Args:
         dim: channels C.
@@ -35,11 +36,9 @@ class NonLocal2d(nn.Module):
 
     def __init__(self, dim: int, *, kind: str = "gaussian", reduction: int = 2, backend: str = "auto") -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-        for name, value in (("dim", dim), ("reduction", reduction)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive int, got {value!r}")
+        check_choice("kind", kind, KINDS)
+        check_positive("dim", dim)
+        check_positive("reduction", reduction)
         inner = max(1, dim // reduction)
         self.dim, self.kind, self.backend = dim, kind, backend
         self.theta, self.phi, self.g = (Pointwise(dim, inner, 1) for _ in range(3))

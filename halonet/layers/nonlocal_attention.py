@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from halonet.layers.whole_map_attention import WholeMapAttention
+from halonet.ops.checks import check_choice
 from halonet.ops.factorized_attention import nonlocal_attention
 from halonet.ops.local_attention.backends import BACKENDS
 
@@ -30,9 +31,7 @@ class NonLocal(WholeMapAttention):
 
     def __init__(self, dim: int, *, backend: str = "auto", **options: Any) -> None:
         super().__init__(dim, **options)
-        known = ("auto", "materialized", *BACKENDS)
-        if backend not in known:
-            raise ValueError(f"backend must be one of {', '.join(known)}, got {backend!r}")
+        check_choice("backend", backend, ("auto", "materialized", *BACKENDS))
         self.backend = backend
 
     def attend(self, first: Tensor, second: Tensor, value: Tensor) -> Tensor:

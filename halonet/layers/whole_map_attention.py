@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.factorized_attention import KINDS
 
 
@@ -74,7 +75,8 @@ class WholeMapAttention(nn.Module, ABC):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        _check_choices(form, kind)
+        check_choice("form", form, FORMS)
+        check_choice("kind", kind, KINDS)
         shape = FORMS[form]
         if value_channels is None:
             value_channels = max(1, dim // 2) if shape.bottleneck else dim
@@ -140,17 +142,9 @@ class WholeMapAttention(nn.Module, ABC):
         return f"{self.dim}, form={self.form!r}, kind={self.kind!r}, num_heads={self.num_heads}"
 
 
-def _check_choices(form: str, kind: str) -> None:
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
-
-
 def _check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive int, got {value!r}")
+        check_positive(name, value)
     for name in ("channels", "value_channels"):
         if numbers[name] % numbers["num_heads"]:
             raise ValueError(f"{name} must be a multiple of num_heads={numbers['num_heads']}, got {numbers[name]}")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
 
+from halonet.models.inserted_attention import InsertedAttention, place_names, residual_places
+from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.local_attention.checks import pair
 
 SLOTS = ("conv", "halo", "mhsa")
@@ -24,6 +26,7 @@ class StageConfig:
 
     depth: blocks.
     width: channels w inside the bottleneck.
+    groups: of a "conv" slot; with more than 1 it is a ResNeXt's.
     slot: what mixes the pixels: "conv" (3x3, w -> w), "halo" (local attention, w -> w * value_multiplier) or "mhsa"
         (global attention, the same); or a tuple of them, one a block.
     stride: of the first block.
@@ -39,6 +42,7 @@ class StageConfig:
     slot: str | tuple[str, ...] = "conv"
     stride: int = 2
     output_multiplier: float = 4.0
+    groups: int = 1
     squeeze_excite: float = 0.0
     inserts: tuple[tuple[int, str], ...] = ()
     num_heads: int = 8
@@ -56,13 +60,15 @@ class StageConfig:
     def __post_init__(self) -> None:
         for slot in self.slot if isinstance(self.slot, tuple) else (self.slot,):
             check_choice("slot", slot, SLOTS)
-        for name in ("depth", "width", "stride", "num_heads"):
+        for name in ("depth", "width", "stride", "num_heads", "groups"):
             check_positive(name, getattr(self, name))
         share = self.squeeze_excite
         if not isinstance(share, (int, float)) or not 0 <= share <= 1:
             raise ValueError(f"squeeze_excite must be a share from 0 to 1, got {share!r}")
         if not isinstance(self.output_multiplier, (int, float)) or self.width * self.output_multiplier < 1:
             raise ValueError(f"output_multiplier must be a positive number, got {self.output_multiplier!r}")
+        if self.width % self.groups:
+            raise ValueError(f"groups must divide width={self.width}, got {self.groups!r}")
         if len(self.slots) != self.depth:
             raise ValueError(f"slot must be one for all or one for each of {self.depth} blocks, got {self.slot!r}")
         for after, kind in self.inserts:
@@ -82,8 +88,8 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
-class ResidualConfig:
-    """A residual network: stem, stages, head.
+class ResidualConfig(InsertedAttention):
+    """A residual network: stem, stages, head. Inserted attention is that of `InsertedAttention`.
 
     stages: the stages in order.
     image_size: side or (height, width) the model is meant for; it runs at any.
@@ -94,6 +100,7 @@ class ResidualConfig:
     activation: "relu", "silu" or "gelu", everywhere.
     in_chans: channels of the images it is meant for.
     num_classes: classes it is meant for.
+    attention_at: where attention of the whole map is inserted, by name: see `inserted_attention.residual_places`.
     """
 
     stages: tuple[StageConfig, ...]
@@ -105,6 +112,7 @@ class ResidualConfig:
     activation: str = "relu"
     in_chans: int = 3
     num_classes: int = 1000
+    attention_at: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_choice("stem", self.stem, STEMS)
@@ -116,6 +124,14 @@ class ResidualConfig:
         if self.head_width is not None:
             check_positive("head_width", self.head_width)
         pair("image_size", self.image_size, minimum=1)
+        self.check_attention()
+        object.__setattr__(self, "attention_at", place_names(self.attention_at))
+        _ = self.attention_places
+
+    @property
+    def attention_places(self) -> list[tuple[int, int]]:
+        """(stage from 0, blocks before it) of each inserted attention."""
+        return residual_places(self.attention_at, tuple(stage.depth for stage in self.stages))
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -156,18 +172,6 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
 def _tuples(value: Any) -> Any:
     """Lists, as YAML and JSON have them, as the tuples of a configuration."""
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def check_positive(name: str, value: object) -> None:
-    """Raises ValueError unless the value is an int of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless the value is one of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from halonet.layers import AttentionLayer, BottleneckAttention, HaloAttention, NonLocal2d
+from halonet.layers import AttentionLayer, BottleneckAttention, HaloAttention, NonLocal2d, WholeMapAttention
 from halonet.models.config import ResidualConfig, StageConfig
 from halonet.models.network import Network, check_map_format, linear_drop_path
 
@@ -111,7 +111,7 @@ def make_slot(slot: str, stage: StageConfig, *, stride: int, size: tuple[int, in
         size: (H, W) of the slot's input at the model's image size.
     """
     if slot == "conv":
-        return nn.Conv2d(stage.width, stage.width, 3, stride=stride, padding=1, bias=False)
+        return nn.Conv2d(stage.width, stage.width, 3, stride=stride, padding=1, groups=stage.groups, bias=False)
     options: dict[str, Any] = {
         "num_heads": stage.num_heads,
         "stride": stride,
@@ -176,7 +176,7 @@ class ResidualNet(Network):
         drop_paths = linear_drop_path(config, drop_path_rate)
         stages: list[nn.Module] = []
         for index, stage in enumerate(config.stages):
-            stages.append(_make_stage(dim, stage, config, reduction, drop_paths))
+            stages.append(_make_stage(dim, index, config, reduction, drop_paths))
             reduction, dim = reduction * stage.stride, stage.width_out
             self.feature_info.append({"num_chs": dim, "reduction": reduction, "module": f"stages.{index}"})
         self.stages = nn.Sequential(*stages)
@@ -191,10 +191,13 @@ class ResidualNet(Network):
 
     def _initialize(self) -> None:
         """He initialization of convolutions, a small normal classifier; attention and norms initialize themselves."""
-        layers = [layer for layer in self.modules() if isinstance(layer, AttentionLayer | NonLocal2d)]
+        kinds = AttentionLayer | NonLocal2d | WholeMapAttention
+        layers = [layer for layer in self.modules() if isinstance(layer, kinds)]
         own = {module for layer in layers for module in layer.modules()}
         for module in self.modules():
-            if isinstance(module, nn.Conv2d) and module not in own:
+            if module in own:
+                continue
+            if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -287,13 +290,13 @@ class ResidualNet(Network):
 
 
 def _make_stage(
-    dim: int, stage: StageConfig, config: ResidualConfig, reduction: int, drop_paths: Iterator[float]
+    dim: int, number: int, config: ResidualConfig, reduction: int, drop_paths: Iterator[float]
 ) -> nn.Sequential:
-    """The blocks of a stage whose input has `dim` channels at 1/`reduction` of the image.
+    """The blocks of stage `number` (from 0), whose input has `dim` channels at 1/`reduction` of the image.
 
     Blocks are named by their number, inserted ones by what they are and come after: numbers stay those of a ResNet.
     """
-    blocks = nn.Sequential()
+    stage, blocks = config.stages[number], nn.Sequential()
     for index, slot in enumerate(stage.slots):
         stride = stage.stride if index == 0 else 1
         shared: dict[str, Any] = {"activation": config.activation, "drop_path": next(drop_paths)}
@@ -305,6 +308,8 @@ def _make_stage(
                 options: dict[str, Any] = {"stride": 1, "size": _map_size(config, reduction), **shared}
                 added = NonLocal2d(dim) if kind == "nonlocal" else Bottleneck(dim, stage, kind, **options)
                 blocks.add_module(f"{kind}_after_{after}", added)
+        if (number, index + 1) in config.attention_places:
+            blocks.add_module(f"attention_after_{index + 1}", config.make_attention(dim))
     return blocks
 
 

@@ -110,6 +110,21 @@ def resnet(
     return ResidualConfig(stages, image_size=image_size, activation=activation)
 
 
+def resnext(depths: tuple[int, int, int, int], *, groups: int, group_width: int, image_size: int) -> ResidualConfig:
+    """ResNeXt (arXiv 1611.05431): grouped 3x3, `group_width` channels a group in the first stage, outputs of a ResNet.
+
+    32 x 8d is the ResNeXt-101 of Mask R-CNN's published models; Shen et al. (Table 4) do not say which theirs is.
+    """
+    ratio = groups * group_width / RESNET_WIDTHS[0]
+    stages = tuple(
+        StageConfig(
+            depth, round(width * ratio), stride=1 if index == 0 else 2, groups=groups, output_multiplier=4 / ratio
+        )
+        for index, (depth, width) in enumerate(zip(depths, RESNET_WIDTHS, strict=True))
+    )
+    return ResidualConfig(stages, image_size=image_size)
+
+
 def with_halo_last_stage(config: ResidualConfig) -> ResidualConfig:
     """Local attention (b = 8, h = 3) in the last three blocks, which are the last stage; no SE there (section 4.6)."""
     last = replace(config.stages[-1], slot="halo", squeeze_excite=0.0)
@@ -186,11 +201,15 @@ def _ablation_rows() -> dict[str, ResidualConfig]:
 
 
 def _baseline_rows() -> dict[str, ResidualConfig]:
-    """ResNet and SENet (1/16, SiLU) as BoTNet's Tables 13 and 14 use them; SE 1/8 for detection (HaloNet, C.4)."""
+    """ResNet and SENet (1/16, SiLU) as BoTNet's Tables 13 and 14 use them; SE 1/8 for detection (HaloNet, C.4);
+    ResNeXt (Shen et al., Table 4)."""
     rows = {
         "resnet50_224": resnet(RESNETS[50], image_size=224),
         "resnet101_224": resnet(RESNETS[101], image_size=224),
         "resnet152_224": resnet(RESNETS[152], image_size=224),
+        "resnext50_32x4d_224": resnext(RESNETS[50], groups=32, group_width=4, image_size=224),
+        "resnext101_32x8d_224": resnext(RESNETS[101], groups=32, group_width=8, image_size=224),
+        "resnext101_64x4d_224": resnext(RESNETS[101], groups=64, group_width=4, image_size=224),
     }
     # S0 to S5, and SENet-50 at 224 between them.
     for layers, size in ((50, 160), (50, 224), (101, 224), (152, 224), (152, 288), (350, 320), (350, 384)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from halonet.layers.longformer_attention import MASKINGS
-from halonet.models.config import check_choice, check_positive
+from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.local_attention.checks import pair
 
 ATTENTIONS = ("vil", "full", "global", "linformer", "sra", "performer")

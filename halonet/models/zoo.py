@@ -14,10 +14,11 @@ from torch import nn
 
 from halonet.models import rows, vit_rows
 from halonet.models.checkpoints import fit_state_dict, load_weights
-from halonet.models.config import ResidualConfig, check_choice, check_positive, nearest, override
+from halonet.models.config import ResidualConfig, nearest, override
 from halonet.models.residual import ResidualNet
 from halonet.models.token_config import TokenConfig
 from halonet.models.vit import POOLS, MultiScaleVit
+from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.local_attention.checks import pair
 
 # Arguments that are not fields of a configuration: the network's own, and those of timm's builder.

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from halonet.ops.checks import check_choice
 from halonet.ops.local_attention import local_attention
 
 KINDS = ("gaussian", "dot")
@@ -90,8 +91,7 @@ def _as_given(device: str) -> AbstractContextManager[object]:
 
 
 def _check(first_name: str, first: Tensor, second_name: str, second: Tensor, value: Tensor, kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    check_choice("kind", kind, KINDS)
     for name, tensor in ((first_name, first), (second_name, second), ("value", value)):
         if tensor.ndim != 4 or not tensor.numel():
             raise ValueError(f"{name} must be (batch, positions, heads, channels), none 0, got {tuple(tensor.shape)}")
