@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 import halonet
@@ -27,13 +28,16 @@ def error_line(capsys: Capture, *arguments: str) -> str:
 def test_the_options_are_these() -> None:
     """A new one is a decision: the command line is kept small. Model and data sets grow by rows and recipes instead."""
     expected = """
+        task
         model.name model.weights model.drop_rate model.drop_path_rate model.random_shift model.redraw_features
         model.overrides
         data.root data.batch_size data.num_workers data.img_size data.in_chans data.val_fraction data.test_fraction
         data.split_seed data.augment data.randaugment data.crop_scale data.random_erasing data.mixup data.cutmix
         data.repeats
+        stereo.dataset stereo.render stereo.crop_size stereo.drawn_size stereo.drawn_pairs stereo.drawn_disparity
+        stereo.loss_weights
         optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
-        optim.label_smoothing
+        optim.drop_epochs optim.drop_ratio optim.label_smoothing
         trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.threads
         trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
         trainer.limit_val_batches trainer.limit_test_batches trainer.progress
@@ -55,7 +59,7 @@ def test_the_overview_names_every_command(arguments: tuple[str, ...], capsys: Ca
         assert command.help in text
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "summary", "models"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "summary", "models", "analyse", "bench"])
 def test_every_command_has_help(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -99,6 +103,27 @@ def test_models(capsys: Capture) -> None:
     listed = capsys.readouterr().out.split()
     assert listed == halonet.list_models("halonet_h?_[34]*")
     assert "halonet_h4_384" in listed
+
+
+def test_models_of_a_task(capsys: Capture) -> None:
+    assert main(["models", "--task", "stereo", "*nano"]) == 0
+    assert capsys.readouterr().out.split() == ["fa_psmnet_nano", "nl_psmnet_nano", "psmnet_nano"]
+    assert "no stereo model matches 'halonet*'" in error_line(capsys, "models", "--task", "stereo", "halonet*")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "pairs"),
+    [
+        (("--task", "stereo"), "psmnet_nano", 1024),
+        (("--task=stereo", "--config", "smoke"), "psmnet_nano", 1024),
+        (("--task", "stereo", "--config", "psmnet_scene_flow"), "psmnet", 256),
+        (("--config", "stereo_drawn", "--model.name", "fa_psmnet_nano"), "fa_psmnet_nano", 1024),
+    ],
+)
+def test_a_task_begins_with_its_recipe(arguments: tuple[str, ...], model: str, pairs: int, capsys: Capture) -> None:
+    """Unless one that is given says the task itself."""
+    config = merged(capsys, *arguments)
+    assert (config.task, config.model.name, config.stereo.drawn_pairs) == ("stereo", model, pairs)
 
 
 def test_no_such_model_in_the_list(capsys: Capture) -> None:
@@ -174,7 +199,7 @@ def test_an_extra_that_is_not_installed() -> None:
 
 
 def test_defects_of_ours_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(pattern: str) -> list[str]:
+    def broken(pattern: str, *, task: str) -> list[str]:
         raise RuntimeError("a defect")
 
     monkeypatch.setattr(halonet, "list_models", broken)
@@ -218,7 +243,7 @@ def test_recipes(name: str, capsys: Capture) -> None:
     path = Path(halonet.__file__).parent / "recipes" / f"{name}.yaml"
     flat = lambda values: {  # noqa: E731
         (section, key): value
-        for section in ("data", "optim", "trainer")
+        for section in ("data", "stereo", "optim", "trainer")
         for key, value in values.get(section, {}).items()
     }
     defaults = flat(RunConfig().to_dict())
@@ -228,8 +253,10 @@ def test_recipes(name: str, capsys: Capture) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for entry in HEADER:
         assert any(line.startswith(f"# {entry}:") for line in header), entry
-    model = halonet.create_model(config.model.name, num_classes=10, **config.model.overrides)
-    assert model.num_classes == 10
+    assert config.model.name in halonet.list_models(task=config.task)
+    with torch.device("meta"):
+        options = {} if config.task == "stereo" else {"num_classes": 10}
+        halonet.create_model(config.model.name, **options, **config.model.overrides)
 
 
 def test_there_are_recipes() -> None:

@@ -1,8 +1,8 @@
 """Parameters and multiply-adds of a model, module by module: what really runs, and what the papers would count.
 
-One multiply-accumulate counts 1 (half of what torch's FlopCounterMode reports). Counted are convolutions, linear
-layers and the products of attention: q.k, q.r and weights.v. Norms, activations, softmax, pooling and
-additions are not, as in every paper of the field.
+One multiply-accumulate counts 1 (half of what torch's FlopCounterMode reports). Counted are convolutions of two and
+three dimensions, linear layers and the products of attention: q.k, q.r and weights.v. Norms, activations, softmax,
+pooling and additions are not, as in every paper of the field.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from halonet.layers import (
     TokenAttention,
     WholeMapAttention,
 )
+from halonet.models.psmnet import PSMNet
 from halonet.ops.local_attention.checks import pair
 from halonet.ops.local_attention.geometry import Axis
 
@@ -39,9 +40,12 @@ CONVENTIONS = {
 }
 
 
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+
+
 @dataclass(frozen=True)
 class Count:
-    """Parameters, and multiply-adds for one image."""
+    """Parameters, and multiply-adds for one image, or one pair."""
 
     parameters: int = 0
     multiply_adds: int = 0
@@ -111,7 +115,8 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
 
     Args:
         model: of convolutions, linear layers, `AttentionLayer`s, `TokenAttention`s, `WholeMapAttention`s and
-            `NonLocal2d`; on any device, left as it was. Multiplications in modules of other kinds are not seen.
+            `NonLocal2d`; on any device, left as it was; a stereo network is given a pair. Multiplications in modules of
+            other kinds are not seen.
         input_size: (channels, height, width) of the image; by default that of the model's `default_cfg`.
 
     Raises:
@@ -122,7 +127,8 @@ def count_costs(model: nn.Module, *, input_size: tuple[int, int, int] | None = N
     tensors = [*model.named_parameters(), *model.named_buffers()]
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     with _shapes_only(model, records), torch.no_grad():
-        functional_call(model, on_meta, (torch.empty(1, *shape, device="meta"),))
+        images = (torch.empty(1, *shape, device="meta"),) * (2 if isinstance(model, PSMNet) else 1)
+        functional_call(model, on_meta, images)
     seen: set[int] = set()
     costs = [_module_cost(name, module, records[name], seen) for name, module in model.named_modules()]
     return ModelCost(tuple(cost for cost in costs if cost.calls or cost.executed.parameters), shape)
@@ -172,7 +178,7 @@ def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None
         left_out = uncounted_tokens(model)
         for name, module in model.named_modules():
             attends = isinstance(module, AttentionLayer | NonLocal2d | WholeMapAttention)
-            if attends or isinstance(module, nn.Conv2d | nn.Linear | TokenAttention):
+            if attends or isinstance(module, (*_CONVOLUTIONS, nn.ConvTranspose3d, nn.Linear, TokenAttention)):
                 hook = _recorder(records[name], left_out.get(module, 0))
                 stack.callback(module.register_forward_hook(hook).remove)
             if attends:
@@ -205,11 +211,19 @@ def _recorder(record: _Record, uncounted: int) -> Any:
             record.executed += _executed_attention(module, inputs[0].shape)
             record.paper += _paper_attention(module, inputs[0].shape)
         elif isinstance(module, NonLocal2d | WholeMapAttention):
-            count = _nonlocal_products if isinstance(module, NonLocal2d) else _whole_map_products
-            products = count(module, inputs[0].shape)  # type: ignore[operator]
+            shape = inputs[0].shape
+            products = (
+                _nonlocal_products(module, shape)
+                if isinstance(module, NonLocal2d)
+                else _whole_map_products(module, shape)
+            )
             record.executed += products
             record.paper += products
-        elif isinstance(module, nn.Conv2d):
+        elif isinstance(module, nn.ConvTranspose3d):
+            products = inputs[0].numel() * prod(module.kernel_size) * module.out_channels // module.groups
+            record.executed += products
+            record.paper += products
+        elif isinstance(module, _CONVOLUTIONS):
             kernel = prod(module.kernel_size) * module.in_channels // module.groups
             record.executed += output.numel() * kernel
             record.paper += output.numel() * kernel
@@ -298,7 +312,13 @@ def _random_features(module: nn.Module) -> int:
 
 
 def _weights(module: nn.Module, own: Iterable[tuple[str, Tensor]]) -> int:
-    kept = ("weight",) if isinstance(module, nn.Conv2d) else ("weight", "bias") if isinstance(module, nn.Linear) else ()
+    kept = (
+        ("weight",)
+        if isinstance(module, _CONVOLUTIONS)
+        else ("weight", "bias")
+        if isinstance(module, nn.Linear)
+        else ()
+    )
     return sum(tensor.numel() for key, tensor in own if key in kept)
 
 

@@ -7,39 +7,48 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from halonet.analysis.score import Score
+
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a2f", "#8a8f98"
 GREEN, RED = "#3a7d44", "#c1272d"
 
 
-def plot_curves(history: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Loss, accuracy and learning rate over epochs, as one PNG.
+def plot_curves(
+    history: Sequence[Mapping[str, float]],
+    path: str | Path,
+    *,
+    score: Score,
+    loss: str = "cross entropy (nats)",
+    trained: str = "train (augmented, labels smoothed)",
+) -> None:
+    """Loss, score and learning rate over epochs, as one PNG.
 
-    history: a row an epoch with epoch, train/loss, train/accuracy, val/loss, val/accuracy (shares of 1) and
-    lr. Raises ValueError without rows.
+    history: a row an epoch with epoch, train/loss, train/SCORE, val/loss, val/SCORE and lr. loss: label of its axis.
+    trained: how the training part's curve is named. Raises ValueError without rows.
     """
     if not history:
         raise ValueError("history: expected at least one epoch, got none")
     epochs = [row["epoch"] for row in history]
     figure, axes = start_figure(1, 3, size=(13.0, 3.9))
     marker = "o" if len(epochs) < 3 else None
-    for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], "accuracy", 100.0)):
-        for split, label, colour in (
-            ("train", "train (augmented, labels smoothed)", ORANGE),
-            ("val", "validation", BLUE),
-        ):
+    for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], score.name, score.factor)):
+        for split, label, colour in (("train", trained, ORANGE), ("val", "validation", BLUE)):
             values = [factor * row[f"{split}/{name}"] for row in history]
             axis.plot(epochs, values, color=colour, label=label, linewidth=2, marker=marker)
     axes[0, 0].set_title("Loss")
-    axes[0, 0].set_ylabel("cross entropy (nats)")
+    axes[0, 0].set_ylabel(loss)
     axes[0, 0].set_ylim(0, _loss_ceiling(history))
     axes[0, 0].legend(frameon=False)
-    axes[0, 1].set_title("Accuracy")
-    axes[0, 1].set_ylabel("images right (%)")
-    _mark_best(axes[0, 1], epochs, [100 * row["val/accuracy"] for row in history])
+    axes[0, 1].set_title(score.title)
+    axes[0, 1].set_ylabel(score.label)
+    _mark_best(axes[0, 1], epochs, [row[f"val/{score.name}"] for row in history], score)
     axes[0, 2].plot(epochs, [row["lr"] for row in history], color=GREY, linewidth=2, marker=marker)
     axes[0, 2].set_title("Learning rate at the epoch's end")
     axes[0, 2].set_ylim(bottom=0)
-    axes[0, 1].set_ylim(top=101)
+    if score.most is None:
+        axes[0, 1].set_ylim(bottom=0)
+    else:
+        axes[0, 1].set_ylim(top=score.most)
     for axis in axes.flat:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
@@ -106,13 +115,14 @@ def start_figure(rows: int, columns: int, *, size: tuple[float, float], least_wi
     return figure, axes
 
 
-def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float]) -> None:
-    best = max(range(len(values)), key=lambda i: (values[i], i))
-    axis.plot(epochs[best], values[best], "o", color=BLUE, markersize=7)
+def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float], score: Score) -> None:
+    sign = 1 if score.higher_is_better else -1
+    best = max(range(len(values)), key=lambda i: (sign * values[i], i))
+    axis.plot(epochs[best], score.factor * values[best], "o", color=BLUE, markersize=7)
     axis.text(
         0.98,
-        0.04,
-        f"best on validation: {values[best]:.1f} % (epoch {int(epochs[best])})",
+        0.04 if score.higher_is_better else 0.9,
+        f"best on validation: {score.show(values[best])} (epoch {int(epochs[best])})",
         transform=axis.transAxes,
         ha="right",
         color=BLUE,

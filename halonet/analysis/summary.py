@@ -13,8 +13,9 @@ import torch
 from halonet.analysis.cost import CONVENTIONS, Count, ModelCost, ModuleCost, attention_axes, count_costs
 from halonet.layers import AttentionLayer, LongformerAttention, TokenAttention
 from halonet.models import create_model
-from halonet.models.config import StageConfig
+from halonet.models.config import ResidualConfig, StageConfig
 from halonet.models.facts import Figure, figures
+from halonet.models.psmnet import PSMNet
 from halonet.models.residual import ResidualNet
 from halonet.models.vit import MultiScaleVit
 from halonet.ops.local_attention.geometry import Axis
@@ -115,15 +116,16 @@ def summary(name: str, *, img_size: int | tuple[int, int] | None = None, **overr
         raise ValueError(f"img_size must be positive, got {img_size!r}")
     with torch.device("meta"):
         model = create_model(name, img_size=img_size, **overrides)
-    if not isinstance(model, ResidualNet | MultiScaleVit):
+    if not isinstance(model, ResidualNet | MultiScaleVit | PSMNet):
         raise ValueError(f"overrides must leave a whole classifier, got {overrides}")
     cost = count_costs(model)
+    stages = {ResidualNet: _stages, MultiScaleVit: _token_stages, PSMNet: _stereo_stages}[type(model)]
     published = [figure for figure in figures(name) if _applies(figure, cost.input_size[1:], overrides)]
     return ModelSummary(
         name=name,
         overrides=overrides,
         input_size=cost.input_size,
-        stages=tuple(_token_stages(model, cost) if isinstance(model, MultiScaleVit) else _stages(model, cost)),
+        stages=tuple(stages(model, cost)),  # type: ignore[operator]
         total=cost.total(),
         by_convention={convention: cost.total(convention=convention) for convention in CONVENTIONS},
         published=tuple(published),
@@ -171,6 +173,30 @@ def _token_stages(model: MultiScaleVit, cost: ModelCost) -> list[StageSummary]:
     return [*lines, replace(head, parameters=head.parameters + norm.parameters)]
 
 
+def _stereo_stages(model: PSMNet, cost: ModelCost) -> list[StageSummary]:
+    """The parts of a stereo network; multiply-adds are those of both images."""
+    config, features = model.config, "feature_network"
+    lines = [_plain("stem", cost, f"{features}.stem", channels=config.width)]
+    for index, cluster in enumerate(model.feature_network.clusters):
+        module = f"{features}.clusters.{index}"
+        channels = cluster[0].conv2.conv.out_channels  # type: ignore[index]
+        line = _plain(f"cluster {index + 1}", cost, module, channels=channels)
+        lines.append(replace(line, slot="conv", blocks=config.depths[index]))
+    if config.attention != "none":
+        total = cost.total(under=f"{features}.attention")
+        sizes = {"output_size": lines[-1].output_size, "blocks": 1, "channels": lines[-1].channels}
+        counts = {"parameters": total.parameters, "multiply_adds": total.multiply_adds}
+        lines.append(StageSummary("attention", slot=config.attention, **sizes, **counts))  # type: ignore[arg-type]
+    lines.append(_plain("pyramid", cost, f"{features}.pyramid", channels=len(config.pools) * config.width))
+    lines.append(_plain("fuse", cost, f"{features}.fuse", channels=config.width))
+    for name in ("entry", "residuals", "hourglasses", "heads"):
+        if cost.total(under=name).parameters:
+            blocks = 0 if name == "entry" else len(getattr(model, name))
+            line = _plain(name, cost, name, channels=1 if name == "heads" else config.width)
+            lines.append(replace(line, slot="conv 3D", blocks=blocks))
+    return lines
+
+
 def _neighborhood(layers: Sequence[tuple[AttentionLayer | LongformerAttention, ModuleCost]]) -> dict[str, Any]:
     """What a line says of local layers: block, halo, neighbourhood, views; nothing without any."""
     if not layers:
@@ -209,6 +235,7 @@ def _stage(index: int, stage: StageConfig, model: ResidualNet, cost: ModelCost) 
     if layers:
         layer = layers[0][0]
         line |= {"slot": _slot_name(stage, layer), "num_heads": layer.num_heads, **_neighborhood(layers)}
+    line["slot"] += _inserted(index, model.config)
     return StageSummary(**line)
 
 
@@ -218,13 +245,19 @@ def _slot_name(stage: StageConfig, layer: AttentionLayer | None) -> str:
     return "+".join([",".join(dict.fromkeys(own)), *dict.fromkeys(kind for _, kind in stage.inserts)])
 
 
+def _inserted(index: int, config: ResidualConfig) -> str:
+    """What attention of the whole map adds to the name of a stage's slot."""
+    return f"+{config.attention}" if any(stage == index for stage, _ in config.attention_places) else ""
+
+
 def _under(cost: ModelCost, module: str) -> list[ModuleCost]:
     return [entry for entry in cost.modules if entry.name.startswith(f"{module}.") and entry.calls]
 
 
 def _last_output(cost: ModelCost, module: str) -> tuple[int, int] | None:
     """Size of the map that the last convolution along the main path of a module gives."""
-    maps = [entry for entry in _under(cost, module) if entry.kind == "Conv2d" and "squeeze_excite" not in entry.name]
+    kinds = ("Conv2d", "Conv3d", "ConvTranspose3d")
+    maps = [entry for entry in _under(cost, module) if entry.kind in kinds and "squeeze_excite" not in entry.name]
     return maps[-1].output_size
 
 

@@ -50,7 +50,7 @@ class EpochSampler(DistributedSampler[Any]):
         device; the epoch ends after as many images as without (repeated augmentation, arXiv 1902.05509).
     """
 
-    def __init__(self, dataset: ImageDataset, *, seed: int, num_replicas: int, rank: int, repeats: int = 1) -> None:
+    def __init__(self, dataset: Dataset[Any], *, seed: int, num_replicas: int, rank: int, repeats: int = 1) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
         self.repeats = repeats
 

@@ -169,9 +169,11 @@ def _description(model: nn.Module) -> dict[str, str]:
         return {}
     # JSON has no pairs, and `override` takes a list for one value a stage: a pair for all stages becomes such a list.
     config: Any = model.config
-    stages, of_stages = len(config.stages), stage_fields(config)
+    stages, of_stages = len(getattr(config, "stages", ())), stage_fields(config)
     listed = {
         key: [value] * stages if isinstance(value, tuple) and key in of_stages else value
         for key, value in arguments.items()
     }
-    return {"model": name, "arguments": json.dumps({**listed, "num_classes": model.num_classes})}
+    if hasattr(model, "num_classes"):
+        listed["num_classes"] = model.num_classes
+    return {"model": name, "arguments": json.dumps(listed)}

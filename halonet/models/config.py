@@ -140,8 +140,9 @@ class ResidualConfig(InsertedAttention):
 
 
 def stage_fields(config: Any) -> frozenset[str]:
-    """Names of the options that a configuration's stages have."""
-    return frozenset(field.name for field in fields(config.stages[0]))
+    """Names of the options that a configuration's stages have; none where it has no stages."""
+    stages = getattr(config, "stages", ())
+    return frozenset(field.name for field in fields(stages[0])) if stages else frozenset()
 
 
 def override(config: Config, values: Mapping[str, Any]) -> Config:
@@ -154,7 +155,7 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
         ValueError: an unknown name (with the nearest right ones) or a list of another length than the stages.
     """
     own, of_stages = {field.name for field in fields(config)} - {"stages"}, stage_fields(config)
-    changes: list[dict[str, Any]] = [{} for _ in config.stages]
+    changes: list[dict[str, Any]] = [{} for _ in getattr(config, "stages", ())]
     for name, value in values.items():
         if name not in own | of_stages:
             raise ValueError(f"unknown model option {name!r}{nearest(name, own | of_stages)}")
@@ -164,9 +165,12 @@ def override(config: Config, values: Mapping[str, Any]) -> Config:
                 raise ValueError(f"{name} must be one value or a list of {len(changes)}, got {value!r}")
             for change, item in zip(changes, per_stage, strict=True):
                 change[name] = _tuples(item)
+    of_network = {name: value for name, value in values.items() if name in own}
+    if not changes:
+        return replace(config, **of_network)
     # All of a stage's at once: one may be refused without the other.
     stages = tuple(replace(stage, **change) for stage, change in zip(config.stages, changes, strict=True))
-    return replace(config, stages=stages, **{name: v for name, v in values.items() if name in own})
+    return replace(config, stages=stages, **of_network)
 
 
 def _tuples(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """What the papers say about the sizes of our rows: the committed table `facts.json`.
 
-HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605, Vision Longformer arXiv 2103.15358.
+HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605, Vision Longformer arXiv 2103.15358, PSMNet arXiv 1803.08669,
+Shen et al. arXiv 1812.01243.
 """
 
 from __future__ import annotations

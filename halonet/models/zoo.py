@@ -15,6 +15,9 @@ from torch import nn
 from halonet.models import rows, vit_rows
 from halonet.models.checkpoints import fit_state_dict, load_weights
 from halonet.models.config import ResidualConfig, nearest, override
+from halonet.models.psmnet import PSMNet
+from halonet.models.psmnet_config import PsmnetConfig
+from halonet.models.psmnet_rows import PSMNETS
 from halonet.models.residual import ResidualNet
 from halonet.models.token_config import TokenConfig
 from halonet.models.vit import POOLS, MultiScaleVit
@@ -55,20 +58,30 @@ _FAMILIES = {
 __all__ = ["create_model", "list_models", "model_config"]
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names of the models, sorted; `pattern` with shell wildcards, as in timm ("halonet_h*")."""
-    return sorted(fnmatch.filter(ROWS, pattern or "*"))
+def list_models(pattern: str = "*", *, task: str = "classification") -> list[str]:
+    """Names of the models, sorted; `pattern` with shell wildcards, as in timm ("halonet_h*").
+
+    Args:
+        pattern: of the names.
+        task: "classification", or "stereo" for networks that take a pair of pictures.
+
+    Raises:
+        ValueError: another task.
+    """
+    check_choice("task", task, ("classification", "stereo"))
+    return sorted(fnmatch.filter(ROWS if task == "classification" else PSMNETS, pattern or "*"))
 
 
-def model_config(name: str, **overrides: Any) -> ResidualConfig | TokenConfig:
+def model_config(name: str, **overrides: Any) -> ResidualConfig | TokenConfig | PsmnetConfig:
     """The configuration of a row, with options changed by field name (see `halonet.models.config.override`).
 
     Raises:
         ValueError: an unknown model or option, with the nearest right names.
     """
-    if name not in ROWS:
-        raise ValueError(f"unknown model {name!r}{nearest(name, ROWS)}")
-    return override(ROWS[name], overrides)
+    known = {**ROWS, **PSMNETS}
+    if name not in known:
+        raise ValueError(f"unknown model {name!r}{nearest(name, known)}")
+    return override(known[name], overrides)
 
 
 def create_model(
@@ -86,6 +99,9 @@ def create_model(
     **overrides: Any,
 ) -> nn.Module:
     """A model by name.
+
+    A stereo network, of `list_models(task="stereo")`, takes `in_chans`, `img_size`, `pretrained_path` and the overrides
+    alone of these.
 
     Args:
         name: one of `list_models()`.
@@ -112,6 +128,11 @@ def create_model(
         "img_size": img_size,
         "out_indices": out_indices,
     }
+    if name in PSMNETS:
+        plain = (drop_rate, drop_path_rate, global_pool, features_only, num_classes, out_indices)
+        if plain != (0.0, 0.0, "avg", False, None, None):
+            raise ValueError(f"{name} is a stereo network: it has no classifier, dropout or feature maps to choose")
+        return _build_stereo(name, in_chans=in_chans, img_size=img_size, pretrained_path=pretrained_path, **overrides)
     return _build(
         name,
         drop_rate=drop_rate,
@@ -160,11 +181,30 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     )
 
 
+def _build_stereo(name: str, *, pretrained_path: str | PathLike[str] | None, **options: Any) -> PSMNet:
+    """Builds a row of PSMNETS, which timm, whose models take one image, has no place for."""
+    described = {key: value for key, value in options.items() if value is not None}
+    changes = dict(described)
+    if "img_size" in changes:
+        changes["image_size"] = pair("img_size", changes.pop("img_size"), minimum=1)
+    model = PSMNet(override(PSMNETS[name], changes))
+    model.model_name, model.model_arguments = name, described
+    model.default_cfg = {
+        "architecture": name,
+        "input_size": (model.config.in_chans, *model.config.image_shape),
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+    }
+    if pretrained_path is not None:
+        load_weights(model, pretrained_path)
+    return model
+
+
 def _split_options(name: str, options: dict[str, Any]) -> tuple[ResidualConfig | TokenConfig, dict[str, Any]]:
     """The configuration that the options ask for, and the options that are not the configuration's."""
     rest = {key: options.pop(key) for key in _NOT_OF_CONFIG if key in options}
     img_size = options.pop("img_size", None)
-    config = model_config(name, **options)
+    config = override(ROWS[name], options)
     if img_size is not None:
         config = replace(config, image_size=pair("img_size", img_size, minimum=1))
     return config, rest

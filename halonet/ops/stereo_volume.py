@@ -6,13 +6,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from halonet.ops.checks import check_positive
+
 
 def concat_volume(left: Tensor, right: Tensor, *, num_disparities: int) -> Tensor:
     """Every pixel's features beside those it may match, at every disparity (GC-Net, arXiv 1703.04309, section 3.2).
 
         volume[:, :, d, y, x] = left[:, :, y, x] followed by right[:, :, y, x - d]
 
-    Both halves are 0 where x - d < 0, as in PSMNet (arXiv 1803.08669, section 3.4), whatever the features hold.
+    Both halves are 0 where x - d < 0, as in PSMNet (arXiv 1803.08669), whatever the features hold.
 
     Args:
         left: (B, C, H, W).
@@ -26,23 +28,36 @@ def concat_volume(left: Tensor, right: Tensor, *, num_disparities: int) -> Tenso
         ValueError: maps of other ranks or of different shapes or dtypes, or a number that is not a positive int.
     """
     _check_pair(left, right)
-    _check_count("num_disparities", num_disparities)
+    check_positive("num_disparities", num_disparities)
+    if all(_has_channels_last(x) for x in (left, right)):
+        return _volume_of_channels_last(left, right, num_disparities)
     width = left.shape[3]
-    columns = torch.arange(width, device=left.device)
-    disparities = torch.arange(num_disparities, device=left.device)
-    inside = (columns >= disparities[:, None])[:, None]  # (D, 1, W)
-    own = torch.where(inside, left.unsqueeze(2), 0)
+    inside = _inside(width, num_disparities, left.device)
+    own = torch.where(inside[:, None], left.unsqueeze(2), 0)
     # Of the map with D - 1 zeros before it, the W columns from k on are those of disparity D - 1 - k.
     windows = F.pad(right, (num_disparities - 1, 0)).unfold(3, width, 1)  # (B, C, H, D, W)
-    other = windows.flip(3).transpose(2, 3)
-    if all(_has_channels_last(x) for x in (left, right)):
-        # Joined as pixels of channels, so that neither half is copied twice.
-        return torch.cat([x.permute(0, 2, 3, 4, 1) for x in (own, other)], dim=4).permute(0, 4, 1, 2, 3)
-    return torch.cat([own, other], dim=1)
+    return torch.cat([own, windows.transpose(2, 3).flip(2)], dim=1)
+
+
+def _volume_of_channels_last(left: Tensor, right: Tensor, num_disparities: int) -> Tensor:
+    """The same, the channels of a pixel adjacent all the way, so that neither half is copied twice."""
+    left, right = (x.permute(0, 2, 3, 1) for x in (left, right))
+    width = left.shape[2]
+    inside = _inside(width, num_disparities, left.device)
+    own = torch.where(inside[:, None, :, None], left.unsqueeze(1), 0)
+    windows = F.pad(right, (0, 0, num_disparities - 1, 0)).unfold(2, width, 1)  # (B, H, D, C, W)
+    other = windows.permute(0, 2, 1, 4, 3).flip(1)
+    return torch.cat([own, other], dim=4).permute(0, 4, 1, 2, 3)
+
+
+def _inside(width: int, num_disparities: int, device: torch.device) -> Tensor:
+    """(D, W): which columns x have a column x - d."""
+    columns, disparities = (torch.arange(count, device=device) for count in (width, num_disparities))
+    return columns >= disparities[:, None]
 
 
 def soft_argmin(cost: Tensor, *, num_disparities: int | None = None) -> Tensor:
-    """The expected disparity under the softmax over all (PSMNet, section 3.6, equation 1).
+    """The expected disparity under the softmax over all (GC-Net, section 3.4; PSMNet, "Disparity regression").
 
     A large score stands for a likely disparity: the sign of PSMNet's code. Its paper, like GC-Net's, writes the softmax
     of a negative cost instead.
@@ -60,7 +75,7 @@ def soft_argmin(cost: Tensor, *, num_disparities: int | None = None) -> Tensor:
     if cost.ndim != 4 or not cost.shape[1]:
         raise ValueError(f"cost must be (batch, disparities, height, width), got {tuple(cost.shape)}")
     if num_disparities is not None:
-        _check_count("num_disparities", num_disparities)
+        check_positive("num_disparities", num_disparities)
         if num_disparities > cost.shape[1]:
             raise ValueError(f"num_disparities must be at most {cost.shape[1]}, got {num_disparities}")
         cost = cost[:, :num_disparities]
@@ -82,8 +97,3 @@ def _check_pair(left: Tensor, right: Tensor) -> None:
         raise ValueError(f"left and right must have one shape, got {tuple(left.shape)} and {tuple(right.shape)}")
     if left.dtype != right.dtype:
         raise ValueError(f"left and right must have one dtype, got {left.dtype} and {right.dtype}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive int, got {value!r}")

@@ -11,8 +11,9 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 
-METRICS = ("train/loss", "train/accuracy", "val/loss", "val/accuracy")
-Batch = tuple[torch.Tensor, torch.Tensor]
+from halonet.analysis.score import Score
+
+Batch = Any
 
 
 class ReseedEveryEpoch(lightning.Callback):
@@ -30,10 +31,12 @@ class ReseedEveryEpoch(lightning.Callback):
 
 
 class History(lightning.Callback):
-    """One row an epoch: epoch (from 1), the four METRICS, lr of its last step, seconds; kept in the
+    """One row an epoch: epoch (from 1), train/ and val/ loss and score, lr of its last step, seconds; kept in the
     checkpoints."""
 
-    def __init__(self) -> None:
+    def __init__(self, score: Score) -> None:
+        self.score = score
+        self.metrics = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", score.name)]
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
         self._lr = 0.0
@@ -54,7 +57,7 @@ class History(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         row = {"epoch": float(trainer.current_epoch + 1)}
-        row |= {name: float(trainer.callback_metrics[name]) for name in METRICS}
+        row |= {name: float(trainer.callback_metrics[name]) for name in self.metrics}
         row |= {"lr": self._lr, "seconds": time.monotonic() - self._started}
         self.rows.append(row)
 
@@ -129,12 +132,13 @@ class Speak(lightning.Callback):
             return
         row = self.history.rows[-1]
         width = len(str(trainer.max_epochs))
-        line = (
-            f"epoch {int(row['epoch']):{width}d}/{trainer.max_epochs}"
-            f"   train loss {row['train/loss']:.3f}  accuracy {100 * row['train/accuracy']:5.1f} %"
-            f"   val loss {row['val/loss']:.3f}  accuracy {100 * row['val/accuracy']:5.1f} %"
-            f"   lr {row['lr']:.2g}   {row['seconds']:.1f} s"
+        score = self.history.score
+        train, val = (
+            f"{part} loss {row[f'{part}/loss']:.3f}  {score.name} {score.show(row[f'{part}/{score.name}']):>7}"
+            for part in ("train", "val")
         )
+        epoch = f"epoch {int(row['epoch']):{width}d}/{trainer.max_epochs}"
+        line = f"{epoch}   {train}   {val}   lr {row['lr']:.2g}   {row['seconds']:.1f} s"
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, soft_wrap=True)
         else:

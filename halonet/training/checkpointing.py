@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
+from halonet.analysis.score import Score
 from halonet.files import replacing
 from halonet.training.files import BEST, LAST
 
@@ -61,13 +62,14 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 class KeepLastAndBest(Checkpoint):
-    """After every epoch writes last.ckpt, and best.ckpt if no epoch before had a higher validation accuracy (or
-    if it is not there: a run may go on from a checkpoint that was taken out of its folder)."""
+    """After every epoch writes last.ckpt, and best.ckpt if no epoch before had a better score on the validation part
+    (or if it is not there: a run may go on from a checkpoint that was taken out of its folder)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, score: Score) -> None:
         super().__init__()
         self.folder = folder
-        self.best_accuracy = -1.0
+        self.score = score
+        self.best_score: float | None = None
         self.best_epoch = 0  # counted from 1
 
     @property
@@ -79,18 +81,18 @@ class KeepLastAndBest(Checkpoint):
         return self.folder / BEST
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        accuracy = float(trainer.callback_metrics["val/accuracy"])
-        is_best = accuracy >= self.best_accuracy
+        value = float(trainer.callback_metrics[f"val/{self.score.name}"])
+        is_best = self.score.better(value, self.best_score)
         if is_best:
-            self.best_accuracy, self.best_epoch = accuracy, trainer.current_epoch + 1
+            self.best_score, self.best_epoch = value, trainer.current_epoch + 1
         trainer.save_checkpoint(self.last)
         if is_best and trainer.is_global_zero:
             with replacing(self.best) as beside:
                 shutil.copyfile(self.last, beside)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_accuracy": self.best_accuracy, "best_epoch": self.best_epoch}
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self.best_accuracy = float(state_dict["best_accuracy"])
+        self.best_score = state_dict["best_score"]
         self.best_epoch = int(state_dict["best_epoch"])

@@ -1,11 +1,13 @@
 """Every setting of a run and its default, once. A recipe (YAML) and the command line hold differences
 only."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, Literal
 
 from halonet.data.config import DataConfig
+from halonet.data.stereo.config import StereoConfig
 
 
 @dataclass
@@ -54,6 +56,9 @@ class OptimConfig:
         weight_decay: on weights of convolutions and linear layers; not on norms, biases and position tables
         warmup_epochs: linear warm-up, counted in epochs; may be a fraction
         final_lr_ratio: learning rate of the last step as a share of the peak (HaloNet, appendix C.3: 1/128)
+        drop_epochs: epochs, fractions too, at which the rate falls to drop_ratio of what it was, in place of the
+            cosine; an empty list keeps it at its peak; null: the cosine
+        drop_ratio: see drop_epochs
         label_smoothing: probability mass spread evenly over all classes
     """
 
@@ -63,6 +68,8 @@ class OptimConfig:
     weight_decay: float = 2e-5
     warmup_epochs: float = 1.0
     final_lr_ratio: float = 1 / 128
+    drop_epochs: list[float] | None = None
+    drop_ratio: float = 0.1
     label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
@@ -76,8 +83,15 @@ class OptimConfig:
                 raise ValueError(f"optim.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
         if self.name == "sgd" and self.momentum == 0:
             raise ValueError("optim.momentum: Nesterov momentum expects more than 0, got 0")
-        if not 0 <= self.final_lr_ratio <= 1:
-            raise ValueError(f"optim.final_lr_ratio: expected 0 to 1, got {self.final_lr_ratio}")
+        for name in ("final_lr_ratio", "drop_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"optim.{name}: expected 0 to 1, got {getattr(self, name)}")
+        if self.drop_epochs is not None and (min(self.drop_epochs, default=0) < 0 or _falls(self.drop_epochs)):
+            raise ValueError(f"optim.drop_epochs: expected rising epochs of at least 0, got {self.drop_epochs}")
+
+
+def _falls(values: Sequence[float]) -> bool:
+    return any(later <= earlier for earlier, later in pairwise(values))
 
 
 @dataclass
@@ -132,8 +146,10 @@ class RunConfig:
     """One run.
 
     Args:
+        task: classification; stereo: disparity of a pair of pictures
         model: the network
         data: the images
+        stereo: the pairs of pictures, for the task stereo
         optim: optimizer, schedule, loss
         trainer: machine and length
         seed: of weights, order, augmentation and dropout
@@ -141,8 +157,10 @@ class RunConfig:
         name: of the run; null: MODEL-DATA
     """
 
+    task: Literal["classification", "stereo"] = "classification"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    stereo: StereoConfig = field(default_factory=StereoConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
@@ -152,7 +170,13 @@ class RunConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunConfig":
         """Build from nested plain values; sections and settings left out keep their defaults."""
-        sections = {"model": ModelConfig, "data": DataConfig, "optim": OptimConfig, "trainer": TrainerConfig}
+        sections: dict[str, Any] = {
+            "model": ModelConfig,
+            "data": DataConfig,
+            "stereo": StereoConfig,
+            "optim": OptimConfig,
+            "trainer": TrainerConfig,
+        }
         known = {item.name for item in fields(cls)}
         return cls(
             **{

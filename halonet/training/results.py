@@ -3,37 +3,17 @@
 import json
 import platform
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
 
 import halonet
-from halonet.data import ImageDataset
 from halonet.files import replacing
-from halonet.layers import AttentionLayer
-from halonet.models.checkpoints import save_weights
 from halonet.training.config import RunConfig
-from halonet.training.datamodule import ImageDataModule
-from halonet.training.files import CONFIG, METRICS, WEIGHTS
-
-SHOWN_PREDICTIONS = 24
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Of a whole part, in its order: probabilities (n, classes) float32, labels (n,) int64."""
-
-    probabilities: Tensor
-    labels: Tensor
-
-    def accuracy(self) -> float:
-        return float((self.probabilities.argmax(1) == self.labels).float().mean())
+from halonet.training.files import CONFIG, METRICS
 
 
 def first_process() -> bool:
@@ -81,125 +61,6 @@ def environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extra: dict[str, str]) -> None:
-    """The model with its class names and preprocessing, all that `halonet predict` needs."""
-    metadata = {
-        "class_names": json.dumps(data.source.class_names),
-        **data.preprocessing.to_metadata(),
-        **extra,
-    }
-    save_weights(model, folder / WEIGHTS, metadata=metadata)
-
-
-@torch.inference_mode()
-def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
-    """Probabilities of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
-    loader = data.test_dataloader()
-    count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
-    device = next(model.parameters()).device
-    model.eval()
-    probabilities: list[Tensor] = []
-    labels: list[Tensor] = []
-    for number, (images, targets) in enumerate(loader):
-        if number >= count:
-            break
-        probabilities.append(model(images.to(device)).float().softmax(1).cpu())
-        labels.append(targets)
-    return Predictions(torch.cat(probabilities), torch.cat(labels))
-
-
-def draw_pictures(
-    model: nn.Module,
-    data: ImageDataModule,
-    predictions: Predictions,
-    history: list[dict[str, float]],
-    folder: Path,
-) -> list[str]:
-    """curves.png, predictions.png and attention.png; returns the names of those drawn (a model without
-    attention has no attention.png)."""
-    from halonet.analysis.plots import plot_curves, plot_predictions
-
-    dataset, preprocessing = data.dataset("test"), data.preprocessing
-    chosen = _worth_showing(predictions)
-    tensors = [dataset[i][0] for i in chosen]
-    names = data.source.class_names
-    subtitle = _right_and_wrong(predictions)
-    drawings: dict[str, Callable[[Path], Any]] = {
-        "curves.png": lambda path: plot_curves(history, path),
-        "predictions.png": lambda path: plot_predictions(
-            [_for_the_eye(tensor, data) for tensor in tensors],
-            probabilities=predictions.probabilities[chosen],
-            labels=predictions.labels[chosen],
-            class_names=names,
-            subtitle=subtitle,
-            path=path,
-        ),
-    }
-    if _has_attention(model):
-        from halonet.analysis.attention_maps import plot_attention
-
-        image = _richest(predictions, dataset)[None].to(next(model.parameters()).device)
-        drawings["attention.png"] = lambda path: plot_attention(
-            model, image, _query_pixels(image[0]), path, mean=preprocessing.mean, std=preprocessing.std
-        )
-    for name, draw in drawings.items():
-        with replacing(folder / name) as beside:
-            draw(beside)
-    return list(drawings)
-
-
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
-
-
-def _worth_showing(predictions: Predictions) -> list[int]:
-    """The mistakes, surest first, then an even sample of the rest."""
-    top = predictions.probabilities.max(1)
-    wrong = (top.indices != predictions.labels).nonzero()[:, 0]
-    wrong = wrong[top.values[wrong].argsort(descending=True)][: SHOWN_PREDICTIONS // 2]
-    right = (top.indices == predictions.labels).nonzero()[:, 0]
-    count = min(SHOWN_PREDICTIONS - len(wrong), len(right))
-    spread = right[torch.linspace(0, max(len(right) - 1, 0), count).long()] if count else right[:0]
-    return [int(i) for i in torch.cat([wrong, spread])]
-
-
-def _right_and_wrong(predictions: Predictions) -> str:
-    right = int((predictions.probabilities.argmax(1) == predictions.labels).sum())
-    total = len(predictions.labels)
-    return f"{right} of {total} test images right ({100 * right / total:.1f} %); mistakes first, surest first"
-
-
-def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
-    """Normalized (C, S, S) back to values in 0 to 1."""
-    shape = (-1, 1, 1)
-    mean = torch.tensor(data.preprocessing.mean).view(shape)
-    std = torch.tensor(data.preprocessing.std).view(shape)
-    return (tensor * std + mean).clamp(0, 1)
-
-
-def _has_attention(model: nn.Module) -> bool:
-    return any(isinstance(module, AttentionLayer) for module in model.modules())
-
-
-def _richest(predictions: Predictions, dataset: ImageDataset) -> Tensor:
-    """Of the 32 test images with the surest answers the one (C, S, S) with most to see: the largest sum of steps
-    between neighbouring pixels."""
-    surest = predictions.probabilities.max(1).values.argsort(descending=True)[:32]
-    images = [dataset[int(i)][0] for i in surest]
-    return max(images, key=lambda image: float(image.diff(dim=1).abs().sum() + image.diff(dim=2).abs().sum()))
-
-
-def _query_pixels(image: Tensor) -> list[tuple[int, int]]:
-    """Three pixels (row, column) of an image (C, S, S) where something is to be seen: the most contrasting
-    ones that lie a quarter of the side apart."""
-    grey = image.mean(0).cpu()
-    contrast = (grey - grey.median()).abs()
-    side = grey.shape[-1]
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grey.shape), indexing="ij")
-    queries: list[tuple[int, int]] = []
-    for _ in range(3):
-        row, column = divmod(int(contrast.argmax()), grey.shape[1])
-        queries.append((row, column))
-        contrast[((rows - row) ** 2 + (columns - column) ** 2) < (side / 4) ** 2] = -1
-    return queries

@@ -1,6 +1,5 @@
 """The verbs of the command line that need a trainer: fit, validate, test."""
 
-import json
 import shlex
 import shutil
 import signal
@@ -15,10 +14,6 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from halonet.data import ImageSource, Preprocessing, open_source
-from halonet.models.checkpoints import load_model
-from halonet.training.attention_callbacks import attention_callbacks
-from halonet.training.build import Parts, assemble, build, limit_threads, make_trainer, preprocessing_for
 from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
 from halonet.training.checkpointing import (
     AtomicCheckpointIO,
@@ -26,18 +21,15 @@ from halonet.training.checkpointing import (
     check_fits,
     read_checkpoint,
 )
+from halonet.training.classification.kind import Classification
 from halonet.training.config import RunConfig
 from halonet.training.files import BEST, CONFIG, run_folder_of
-from halonet.training.results import (
-    draw_pictures,
-    environment,
-    first_process,
-    new_run_folder,
-    predict_test,
-    write_config,
-    write_metrics,
-    write_weights,
-)
+from halonet.training.results import environment, first_process, new_run_folder, write_config, write_metrics
+from halonet.training.stereo.kind import Stereo
+from halonet.training.task import Parts, TaskKind
+from halonet.training.trainer import limit_threads, make_trainer
+
+TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
 
 
 class Interrupted(Exception):
@@ -52,27 +44,25 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
     """
     started = time.monotonic()
-    limit_threads(config)
+    kind = TASKS[config.task]
+    limit_threads(kind.threads(config))
     # A checkpoint has all weights; the file the run once started from may be gone.
-    parts = build(config if checkpoint is None else replace(config, model=replace(config.model, weights=None)))
+    parts: Parts = kind.build(
+        config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
+    )
     if checkpoint is not None:
         check_fits(checkpoint, parts.task, model_name=config.model.name)
-    folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.source.name)
+    folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.data_name)
     if first_process():
         write_config(config, folder)
         if config.trainer.progress != "none":
-            _introduce(parts, config, folder)
+            _introduce(kind, parts, config, folder)
 
-    history, interruption = History(), NoteInterruption()
-    keeper = KeepLastAndBest(folder / "checkpoints")
+    history, interruption = History(kind.score), NoteInterruption()
+    keeper = KeepLastAndBest(folder / "checkpoints", kind.score)
     callbacks = [history, *voices(history, progress=config.trainer.progress), interruption, keeper]
     try:
-        callbacks += attention_callbacks(
-            parts.task,
-            random_shift=config.model.random_shift,
-            redraw_features=config.model.redraw_features,
-            seed=config.seed,
-        )
+        callbacks += kind.callbacks(parts, config)
         trainer = _trainer_for(config, folder, callbacks)
     except ValueError:
         if checkpoint is None:
@@ -96,7 +86,7 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
         tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
-        _leave_results(parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
+        _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
         return folder
     return None
 
@@ -104,21 +94,22 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
 def evaluate(
     config: RunConfig, *, split: Literal["val", "test"], weights: Path | None = None, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """Loss, accuracy and top-5 accuracy of a safetensors file or a checkpoint (exactly one) on one part of
-    `config.data`.
+    """Loss and the task's figures of a safetensors file or a checkpoint (exactly one) on one part of the data.
 
-    Runs on one device. Raises ValueError if the classes of the weights are not those of the data.
+    Runs on one device. Raises ValueError if the weights are not for the data.
     """
     if (weights is None) == (checkpoint is None):
         raise ValueError(f"expected --weights or --ckpt_path, got {'neither' if weights is None else 'both'}")
-    limit_threads(config)
+    kind = TASKS[config.task]
+    limit_threads(kind.threads(config))
+    parts: Parts
     if checkpoint is not None:
-        parts = build(replace(config, model=replace(config.model, weights=None)))
+        parts = kind.build(replace(config, model=replace(config.model, weights=None)))
         check_fits(checkpoint, parts.task, model_name=config.model.name)
         parts.task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
     else:
         assert weights is not None
-        parts = _parts_from_weights(config, weights)
+        parts = kind.from_weights(config, weights)
     # On several devices the last images would be counted twice, and a run's own settings may be of a larger machine.
     one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
     trainer = make_trainer(one_device, logger=False, enable_checkpointing=False)
@@ -127,9 +118,9 @@ def evaluate(
         figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
     return {
         "weights": str(weights or checkpoint),
-        "data": parts.source.name,
+        "data": parts.data_name,
         "split": split,
-        "images": len(parts.source.splits[split]),
+        parts.what: parts.counts[split],
         **{name.split("/")[1]: value for name, value in figures.items()},
     }
 
@@ -158,40 +149,12 @@ def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> 
     )
 
 
-def _parts_from_weights(config: RunConfig, weights: Path) -> Parts:
-    model, metadata = load_model(weights)
-    source = open_source(config.data)
-    _check_classes(json.loads(metadata.get("class_names", "null")), source, weights)
-    if "img_size" in metadata and config.data.img_size is None:
-        preprocessing = Preprocessing.from_metadata(metadata)
-        if preprocessing.in_chans != source.in_chans:
-            raise ValueError(
-                f"data.in_chans: {weights} reads {preprocessing.in_chans} channels, the data have {source.in_chans}"
-            )
-    else:
-        card: Any = model.default_cfg
-        preprocessing = preprocessing_for(source, config=config.data, card=dict(card))
-    return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=[])
-
-
-def _check_classes(class_names: list[str] | None, source: ImageSource, weights: Path) -> None:
-    if class_names is None or tuple(class_names) == source.class_names:
-        return
-    if len(class_names) != source.num_classes:
-        raise ValueError(f"{weights} tells {len(class_names)} classes apart, the data have {source.num_classes}")
-    raise ValueError(
-        f"{weights} knows the classes {', '.join(class_names[:5])}, the data {', '.join(source.class_names[:5])}"
-    )
-
-
-def _introduce(parts: Parts, config: RunConfig, folder: Path) -> None:
-    parameters = sum(parameter.numel() for parameter in parts.task.model.parameters())
-    counts = ", ".join(f"{len(part)} {name}" for name, part in parts.source.splits.items())
-    side, in_chans = parts.preprocessing.img_size, parts.preprocessing.in_chans
+def _introduce(kind: TaskKind, parts: Parts, config: RunConfig, folder: Path) -> None:
+    parameters = sum(parameter.numel() for parameter in parts.model.parameters())
     print(f"{config.model.name}: {parameters:,} parameters")
-    print(f"{parts.source.name}: {counts} images of {parts.source.num_classes} classes, as {side}x{side}x{in_chans}")
-    if parts.source.test_is_val:
-        print("there is no test/ folder: the test uses the validation images")
+    print(kind.introduction(parts))
+    if parts.test_is_val:
+        print(f"there is no test part: the test uses the validation {parts.what}")
     for note in parts.notes:
         print(note)
     print(f"writing to {folder}", flush=True)
@@ -208,6 +171,7 @@ def _where(at: tuple[int, int, int, int], keeper: KeepLastAndBest, folder: Path)
 
 
 def _leave_results(
+    kind: TaskKind,
     parts: Parts,
     config: RunConfig,
     folder: Path,
@@ -217,16 +181,16 @@ def _leave_results(
     tested: dict[str, Any],
     seconds: float,
 ) -> None:
-    model = parts.task.model
-    device = torch.device(parts.task.device)
+    score, device = kind.score, torch.device(parts.task.device)
+    extra = {"epoch": str(keeper.best_epoch), f"test_{score.name}": f"{tested[f'test/{score.name}']:.6f}"}
     metrics = {
         "model": config.model.name,
-        "data": parts.source.name,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "images": {name: len(part) for name, part in parts.source.splits.items()},
+        "data": parts.data_name,
+        "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
+        parts.what: parts.counts,
         "test": {name.split("/")[1]: value for name, value in tested.items()},
-        "test_is_val": parts.source.test_is_val,
-        "val_accuracy": keeper.best_accuracy,
+        "test_is_val": parts.test_is_val,
+        f"val_{score.name}": keeper.best_score,
         "epoch": keeper.best_epoch,
         "epochs": len(history.rows),
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
@@ -234,10 +198,9 @@ def _leave_results(
         "history": history.rows,
     }
     write_metrics(metrics, folder)
-    extra = {"epoch": str(keeper.best_epoch), "test_accuracy": f"{tested['test/accuracy']:.6f}"}
-    write_weights(model, parts.data, folder, extra=extra)
-    predictions = predict_test(model, parts.data, limit=config.trainer.limit_test_batches)
-    draw_pictures(model, parts.data, predictions, history.rows, folder)
+    further = kind.leave(parts, config, folder, history=history.rows, extra=extra)
+    if further:
+        write_metrics({**metrics, **further}, folder)
     if config.trainer.progress != "none":
-        which = f"epoch {keeper.best_epoch}, the best of {len(history.rows)} on the validation images"
-        print(f"test accuracy {100 * tested['test/accuracy']:.2f} % ({which}) after {seconds:.0f} s")
+        which = f"epoch {keeper.best_epoch}, the best of {len(history.rows)} on the validation {parts.what}"
+        print(f"test {score.name} {score.show_long(tested[f'test/{score.name}'])} ({which}) after {seconds:.0f} s")

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import halonet
 from halonet.analysis import summary
@@ -133,3 +134,27 @@ def test_json_holds_it_all():
 def test_bad_input(name, options, message):
     with pytest.raises(ValueError, match=message):
         summary(name, **options)
+
+
+def test_a_stereo_network_is_told_part_by_part():
+    told = summary("fa_psmnet_nano")
+    names = [stage.name for stage in told.stages]
+    assert names[:2] == ["stem", "cluster 1"]
+    assert {"attention", "pyramid", "entry", "hourglasses", "heads"} <= set(names)
+    assert sum(stage.parameters for stage in told.stages) == told.total.parameters
+    assert sum(stage.multiply_adds for stage in told.stages) == told.total.multiply_adds
+    assert "factorized" in told.render()
+
+
+def test_multiply_adds_of_a_stereo_network_are_what_torch_counts():
+    """Both images, convolutions of two and three dimensions, transposed ones too."""
+    model = halonet.create_model("fa_psmnet_nano").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 64, 128), torch.zeros(1, 3, 64, 128))
+    assert 2 * summary("fa_psmnet_nano").total.multiply_adds == counter.get_total_flops()
+
+
+def test_inserted_attention_is_named():
+    stages = {stage.name: stage for stage in summary("resnet50_224", attention_at="res3").stages}
+    assert stages["stage 3"].slot == "conv+factorized"
+    assert stages["stage 4"].slot == "conv"

@@ -9,8 +9,6 @@ import pytest
 import torch
 
 import halonet.models.checkpoints
-import halonet.training.results
-import halonet.training.run
 from tests.training.conftest import SMALL, error_line, only_run, run
 
 Capture = pytest.CaptureFixture[str]
@@ -142,10 +140,16 @@ def test_full_disk_while_a_checkpoint_is_written(capsys: Capture, monkeypatch: p
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 0
 
 
-@pytest.mark.parametrize("writer", ["write_metrics", "save_weights", "draw_pictures"])
+@pytest.mark.parametrize(
+    "writer",
+    [
+        "halonet.training.run.write_metrics",
+        "halonet.training.classification.results.save_weights",
+        "halonet.training.classification.kind.draw_pictures",
+    ],
+)
 def test_full_disk_while_results_are_written(capsys: Capture, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
-    module = halonet.training.results if writer == "save_weights" else halonet.training.run
-    monkeypatch.setattr(module, writer, no_space)
+    monkeypatch.setattr(writer, no_space)
     assert "no space left on the disk" in error_line(capsys, "fit", *SMALL, *ONE_STEP)
     assert not list(only_run(Path("runs")).glob(".*"))
 

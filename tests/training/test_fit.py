@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 
 import halonet
-from halonet.training.classification import ClassificationTask
+from halonet.training.classification.module import ClassificationTask
 from halonet.training.config import RunConfig
 from halonet.training.run import evaluate
 from tests.training.conftest import SMALL, only_run, run

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import halonet
-from halonet.training.classification import mixing
+from halonet.training.classification.module import mixing
 from halonet.training.config import OptimConfig
 from halonet.training.parameter_groups import parameter_groups
 from halonet.training.schedule import WarmupCosine

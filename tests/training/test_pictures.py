@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from halonet.analysis import plots
 from halonet.analysis.plots import plot_curves, plot_predictions
-from halonet.training.results import Predictions, _query_pixels, _worth_showing
+from halonet.training.classification.kind import Classification
+from halonet.training.classification.results import Predictions, _query_pixels, _worth_showing
 
 
 @pytest.fixture
@@ -27,7 +28,11 @@ def row(epoch: int, **values: float) -> dict[str, float]:
 
 
 def test_curves_hold_the_history(drawn: list[Figure]) -> None:
-    plot_curves([row(1, val_accuracy=0.25), row(2, val_accuracy=0.75), row(3, val_accuracy=0.5)], "unused")
+    plot_curves(
+        [row(1, val_accuracy=0.25), row(2, val_accuracy=0.75), row(3, val_accuracy=0.5)],
+        "unused",
+        score=Classification.score,
+    )
     loss, accuracy, lr = drawn[0].axes
     assert [line.get_ydata().tolist() for line in loss.lines] == [[1.0] * 3, [0.5] * 3]  # type: ignore[union-attr]
     assert accuracy.lines[1].get_ydata().tolist() == [25.0, 75.0, 50.0]  # type: ignore[union-attr]
@@ -36,13 +41,13 @@ def test_curves_hold_the_history(drawn: list[Figure]) -> None:
 
 
 def test_one_wild_loss_does_not_flatten_the_rest(drawn: list[Figure]) -> None:
-    plot_curves([row(1, val_loss=1e6), row(2), row(3)], "unused")
+    plot_curves([row(1, val_loss=1e6), row(2), row(3)], "unused", score=Classification.score)
     assert drawn[0].axes[0].get_ylim()[1] < 10
 
 
 def test_curves_need_an_epoch() -> None:
     with pytest.raises(ValueError, match="at least one epoch"):
-        plot_curves([], "unused")
+        plot_curves([], "unused", score=Classification.score)
 
 
 def test_predictions_name_answer_and_truth(drawn: list[Figure]) -> None:
@@ -59,7 +64,7 @@ def test_predictions_name_answer_and_truth(drawn: list[Figure]) -> None:
 
 
 def test_pictures_are_png_files(tmp_path: Path) -> None:
-    plot_curves([row(1)], tmp_path / "c.png")
+    plot_curves([row(1)], tmp_path / "c.png", score=Classification.score)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -3,17 +3,14 @@
 from collections.abc import Callable
 
 import lightning.pytorch as lightning
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchvision.transforms import v2
 
 from halonet.training.config import OptimConfig
-from halonet.training.parameter_groups import parameter_groups
-from halonet.training.schedule import WarmupCosine
+from halonet.training.optimizer import configure
 
 Batch = tuple[Tensor, Tensor]
 Mix = Callable[[Tensor, Tensor], Batch]
@@ -88,18 +85,4 @@ class ClassificationTask(lightning.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of `optim`, with the schedule stepped every optimizer step."""
-        groups = parameter_groups(self.model, weight_decay=self.optim.weight_decay)
-        optimizer: torch.optim.Optimizer
-        if self.optim.name == "sgd":
-            optimizer = torch.optim.SGD(groups, lr=self.optim.lr, momentum=self.optim.momentum, nesterov=True)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=self.optim.lr, betas=(self.optim.momentum, 0.999))
-        total_steps = int(self.trainer.estimated_stepping_batches)
-        steps_per_epoch = total_steps / (self.trainer.max_epochs or 1)
-        schedule = WarmupCosine(
-            warmup_steps=round(self.optim.warmup_epochs * steps_per_epoch),
-            total_steps=total_steps,
-            final_ratio=self.optim.final_lr_ratio,
-        )
-        scheduler = LambdaLR(optimizer, schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return configure(self.model, self.optim, self.trainer)

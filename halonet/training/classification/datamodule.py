@@ -1,8 +1,5 @@
 """Loaders for a trainer."""
 
-import os
-from typing import Any
-
 import lightning.pytorch as lightning
 import torch
 from torch.utils.data import DataLoader
@@ -17,9 +14,9 @@ from halonet.data import (
     eval_transform,
     train_transform,
 )
+from halonet.training.loading import epoch_sampler, make_loader
 
 Loader = DataLoader[tuple[torch.Tensor, int]]
-MAX_WORKERS = 8
 
 
 class ImageDataModule(lightning.LightningDataModule):
@@ -68,20 +65,8 @@ class ImageDataModule(lightning.LightningDataModule):
 
     def train_dataloader(self) -> Loader:
         dataset = self.dataset("train")
-        trainer = self.trainer
-        sampler = EpochSampler(
-            dataset,
-            seed=self.seed,
-            num_replicas=trainer.world_size if trainer else 1,
-            rank=trainer.global_rank if trainer else 0,
-            repeats=self.config.repeats,
-        )
-        if trainer:
-            # A run that goes on draws its first batches before Lightning tells samplers the epoch.
-            progress: Any = trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)
-        # A left-over batch of one image would break batch norm; a set smaller than one batch is still used.
-        return self._loader(dataset, sampler=sampler, drop_last=len(sampler) >= self.config.batch_size)
+        sampler = epoch_sampler(dataset, seed=self.seed, trainer=self.trainer, repeats=self.config.repeats)
+        return self._loader(dataset, sampler=sampler)
 
     def val_dataloader(self) -> Loader:
         return self._loader(self.dataset("val"))
@@ -89,16 +74,11 @@ class ImageDataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._loader(self.dataset("test"))
 
-    def _loader(self, dataset: ImageDataset, *, sampler: EpochSampler | None = None, drop_last: bool = False) -> Loader:
-        workers = self.config.num_workers
-        if workers is None:
-            workers = 0 if self.config.root is None else min(MAX_WORKERS, max(1, (os.cpu_count() or 1) - 1))
-        return DataLoader(
+    def _loader(self, dataset: ImageDataset, *, sampler: EpochSampler | None = None) -> Loader:
+        return make_loader(
             dataset,
             batch_size=self.config.batch_size,
+            num_workers=self.config.num_workers,
+            from_files=self.config.root is not None,
             sampler=sampler,
-            drop_last=drop_last,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
         )

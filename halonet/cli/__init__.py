@@ -1,0 +1,83 @@
+"""The command line: the only argument parsing of the house.
+
+A subcommand is a row of COMMANDS. What a user got wrong ends in one line and exit status 2;
+HALONET_TRACEBACK=1 shows where it was raised.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import halonet
+from halonet.cli import commands
+from halonet.cli.commands import bench_parser
+from halonet.cli.settings import recipe_names, setting_names
+from halonet.cli.words import UsageError, nearest, one_line
+
+__all__ = ["COMMANDS", "bench_parser", "main", "recipe_names", "setting_names"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """`run` gets the arguments after the command's name and returns the exit status."""
+
+    help: str
+    run: Callable[[Sequence[str]], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line (default: the process's own) and return its exit status: 0, 2 for a user's error,
+    130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"halonet {halonet.__version__}")
+        return 0
+    try:
+        return _command(arguments[0]).run(arguments[1:])
+    except KeyboardInterrupt:
+        print("\nhalonet: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, as in `halonet models | head`, has seen enough; keep the interpreter from flushing into
+        # the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        message = one_line(error)
+        if message is None or os.environ.get("HALONET_TRACEBACK"):
+            raise
+        print(f"halonet: error: {message}", file=sys.stderr)
+        return 2
+
+
+def _command(name: str) -> Command:
+    if name not in COMMANDS:
+        raise UsageError(f"no command {name!r}{nearest(name, COMMANDS)}; halonet --help lists them")
+    return COMMANDS[name]
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    rows = "\n".join(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items())
+    return (
+        "usage: halonet COMMAND ...\n\nLocal self-attention for vision.\n\n"
+        f"commands:\n{rows}\n\n"
+        "halonet COMMAND --help tells more; halonet --version prints the version.\n"
+        "HALONET_TRACEBACK=1 in the environment shows where an error was raised."
+    )
+
+
+COMMANDS: dict[str, Command] = {
+    "fit": Command("train and test a model; without arguments on handwritten digits", commands.fit),
+    "validate": Command("judge weights on validation images", lambda rest: commands.evaluate("validate", rest)),
+    "test": Command("judge weights on test images", lambda rest: commands.evaluate("test", rest)),
+    "predict": Command("name the class of pictures, or tell the disparity of a pair", commands.predict),
+    "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
+    "models": Command("list the models", commands.models),
+    "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
+    "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
+}

@@ -1,0 +1,195 @@
+"""What each command reads and runs. Lightning is imported by the commands that train, when they run."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import halonet
+from halonet.cli.settings import parse_settings
+from halonet.cli.words import Parser, UsageError, nearest
+
+
+def fit(arguments: Sequence[str]) -> int:
+    """Train and test."""
+    options = {"ckpt_path": "checkpoint to go on from; last: of the newest run below --out"}
+    description = "Train and test; without arguments the small default model on handwritten digits."
+    config, values = parse_settings("fit", arguments, description=description, options=options)
+    from halonet.training import run
+    from halonet.training.files import resolve_checkpoint
+
+    checkpoint = values["ckpt_path"] and resolve_checkpoint(values["ckpt_path"], out=config.out)
+    try:
+        folder = run.fit(config, checkpoint=checkpoint)
+    except run.Interrupted as interrupted:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return 130
+    if folder is not None:
+        print(folder)
+    return 0
+
+
+def evaluate(command: str, arguments: Sequence[str]) -> int:
+    """Judge weights on one part of the data; `command` is "validate" or "test"."""
+    options = {
+        "weights": "safetensors file that `halonet fit` wrote",
+        "ckpt_path": "or a checkpoint; last: of the newest run below --out",
+    }
+    part = "validation" if command == "validate" else "test"
+    description = f"Loss and the task's figures on the {part} part, printed as JSON."
+    config, values = parse_settings(command, arguments, description=description, options=options)
+    from halonet.training import run
+    from halonet.training.files import resolve_checkpoint
+
+    weights, checkpoint = values["weights"], values["ckpt_path"]
+    figures = run.evaluate(
+        config,
+        split="val" if command == "validate" else "test",
+        weights=weights and Path(weights),
+        checkpoint=checkpoint and resolve_checkpoint(checkpoint, out=config.out),
+    )
+    print(json.dumps(figures, indent=2))
+    return 0
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Answer for pictures."""
+    parser = Parser(
+        prog="halonet predict",
+        description="Name the class of pictures, or tell the disparity of a pair: what the weights were trained for.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="pictures; for stereo LEFT RIGHT")
+    parser.add_argument("--weights", required=True, metavar="FILE", type=Path, help="that `halonet fit` wrote")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to print (default 5)")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="stereo: where files go (default .)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a line an answer")
+    values = parser.parse_args(arguments)
+    if values.top < 1:
+        raise UsageError(f"top: expected at least 1, got {values.top}")
+    answers: Iterable[Any]
+    if weights_task(values.weights) == "stereo":
+        from halonet.training.stereo.predict import predict_pair
+
+        if len(values.images) != 2:
+            raise UsageError(
+                f"{values.weights} tells disparities: expected LEFT RIGHT, got {len(values.images)} images"
+            )
+        answers = [predict_pair(values.weights, *values.images, out=values.out)]
+    else:
+        from halonet.training.classification.predict import predict
+
+        answers = predict(values.weights, values.images, top=values.top)
+    if values.json:
+        print(json.dumps([answer.to_dict() for answer in answers], indent=2))
+    else:
+        for answer in answers:
+            print(answer.to_line(), flush=True)
+    return 0
+
+
+def weights_task(path: Path) -> str:
+    """The task that weights were trained for, as the file says."""
+    from halonet.models.checkpoints import read_weights
+
+    return read_weights(path)[1].get("task", "classification")
+
+
+def summary(arguments: Sequence[str]) -> int:
+    """Print what a model is made of."""
+    parser = Parser(
+        prog="halonet summary",
+        description="Stages, parameters and multiply-adds of a model.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", metavar="NAME", help="a name that `halonet models` lists")
+    parser.add_argument("--img-size", type=int, metavar="PIXELS", help="side of the image (default: the model's own)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    values = parser.parse_args(arguments)
+    from halonet import analysis
+
+    table = analysis.summary(values.name, img_size=values.img_size)
+    print(table.to_json() if values.json else table.render())
+    return 0
+
+
+def models(arguments: Sequence[str]) -> int:
+    """Print names."""
+    parser = Parser(prog="halonet models", description="Names of models.", allow_abbrev=False)
+    parser.add_argument("pattern", nargs="?", default="*", help="such as 'halonet_h*' (default: all)")
+    tasks = ("classification", "stereo")
+    parser.add_argument("--task", choices=tasks, default=tasks[0], help="what they do (default: classification)")
+    values = parser.parse_args(arguments)
+    names = halonet.list_models(values.pattern, task=values.task)
+    if not names:
+        known = halonet.list_models(task=values.task)
+        raise UsageError(f"no {values.task} model matches {values.pattern!r}{nearest(values.pattern, known)}")
+    print("\n".join(names))
+    return 0
+
+
+def analyse(arguments: Sequence[str]) -> int:
+    """Print what a mechanism costs."""
+    parser = Parser(prog="halonet analyse", description="What mechanisms cost, by formula.", allow_abbrev=False)
+    what = "complexity: of factorized and conventional attention, as the paper prints it, as it should be, as it runs"
+    parser.add_argument("what", choices=("complexity",), help=what)
+    parser.add_argument("--side", type=_positive, default=64, help="of the square map, in pixels (default 64)")
+    parser.add_argument("--channels", type=_positive, default=64, help="of the map (default 64)")
+    parser.add_argument("--basis", type=_positive, default=32, help="of the basis, or of keys (default 32)")
+    parser.add_argument("--value", type=_positive, help="channels of values (default: those of the basis)")
+    parser.add_argument("--heads", type=_positive, default=2, help="of the forms that have them (default 2)")
+    parser.add_argument("--no-measure", dest="measure", action="store_false", help="formulas alone")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw the paper's figures 4 and 5")
+    values = vars(parser.parse_args(arguments))
+    del values["what"]
+    from halonet.analysis.complexity_table import run_complexity
+
+    run_complexity(**values)
+    return 0
+
+
+def bench_parser() -> argparse.ArgumentParser:
+    """The words of `halonet bench`."""
+    parser = Parser(prog="halonet bench", description="Speed beside peers, on this machine.", allow_abbrev=False)
+    kinds = (
+        "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
+        "vil: Vision Longformer's layer on growing maps, its figures 5 to 7; "
+        "factorized: factorized beside non-local attention on growing maps; "
+        "model: whole models"
+    )
+    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized")
+    parser.add_argument("kind", choices=choices, help=kinds)
+    parser.add_argument(
+        "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
+    )
+    parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
+    parser.add_argument("--sides", nargs="+", type=_positive, help="scaling, vil, factorized: of maps")
+    parser.add_argument("--batch", type=_positive, default=4, help="images (default 4)")
+    parser.add_argument("--rounds", type=_positive, default=7, help="of timing (default 7)")
+    parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
+    parser.add_argument("--threads", type=_positive, help="of a CPU (default: torch's)")
+    limit = "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most"
+    parser.add_argument("--limit", type=_positive, metavar="GIB", help=limit)
+    parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
+    return parser
+
+
+def bench(arguments: Sequence[str]) -> int:
+    """Measure on this machine."""
+    values = bench_parser().parse_args(arguments)
+    from halonet.analysis.speed.run import run
+
+    run(**vars(values))
+    return 0
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive int, got {text!r}")
+    return int(text)

@@ -1,0 +1,47 @@
+"""Words of the command line: its errors, in one line each."""
+
+import argparse
+import difflib
+import errno
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+# What the extra `train` brings.
+EXTRAS = ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "torchmetrics", "yaml")
+
+
+class UsageError(ValueError):
+    """A command line that cannot be understood."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with our one-line errors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+
+def one_line(error: Exception) -> str | None:
+    """The user's errors as one line; None for what can only be a defect of ours."""
+    text = str(error)
+    if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in text:
+        where = getattr(error, "filename", None)
+        return f"no space left on the disk{f' to write {where}' if where else ''}"
+    package = (getattr(error, "name", None) or "").split(".")[0]
+    if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
+        return f"this command needs {package}, which is not installed: pip install 'halonet[train]'"
+    if not isinstance(error, ValueError | OSError):
+        return None
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
+        # A loading process hands its traceback over as text; the last line says what was wrong.
+        return lines[-1].split(": ", 1)[-1]
+    return " ".join(lines)
+
+
+def nearest(name: str, names: Sequence[str] | Mapping[str, Any], *, cutoff: float = 0.5) -> str:
+    """The end of an error message about an unknown name: those that look like it."""
+    close = difflib.get_close_matches(name, list(names), n=3, cutoff=cutoff)
+    return f", did you mean {' or '.join(close)}?" if close else ""

@@ -1,0 +1,1 @@
+"""Classification: naming the class of an image."""

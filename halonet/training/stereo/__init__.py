@@ -1,0 +1,1 @@
+"""Stereo: the disparity of a pair of pictures."""
