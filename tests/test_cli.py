@@ -59,7 +59,7 @@ def test_the_overview_names_every_command(arguments: tuple[str, ...], capsys: Ca
         assert command.help in text
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "summary", "models", "analyse", "bench"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])
@@ -114,10 +114,10 @@ def test_models_of_a_task(capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("arguments", "model", "pairs"),
     [
-        (("--task", "stereo"), "psmnet_nano", 1024),
-        (("--task=stereo", "--config", "smoke"), "psmnet_nano", 1024),
+        (("--task", "stereo"), "psmnet_nano", 2560),
+        (("--task=stereo", "--config", "smoke"), "psmnet_nano", 2560),
         (("--task", "stereo", "--config", "psmnet_scene_flow"), "psmnet", 256),
-        (("--config", "stereo_drawn", "--model.name", "fa_psmnet_nano"), "fa_psmnet_nano", 1024),
+        (("--config", "stereo_drawn", "--model.name", "fa_psmnet_nano"), "fa_psmnet_nano", 2560),
     ],
 )
 def test_a_task_begins_with_its_recipe(arguments: tuple[str, ...], model: str, pairs: int, capsys: Capture) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ QUERY, FRAME = "#00c2b2", "#3d9bff"
 # Weight as colour: nothing is clear glass over the darkened image, the largest is opaque.
 GLOW = ((0.85, 0.3, 0.0, 0.0), (1.0, 0.5, 0.05, 0.7), (1.0, 0.93, 0.5, 1.0))
 BRIGHTNESS = 0.55
+
+LayerKind = TypeVar("LayerKind", bound=nn.Module)
+Seen = TypeVar("Seen")
 
 
 def attention_maps(
@@ -50,7 +53,7 @@ def attention_maps(
     size = (image.shape[-2], image.shape[-1])
     maps = {}
     with torch.inference_mode(False):
-        for name, layer, x in _layer_inputs(model, image):
+        for name, (layer, x) in _layer_inputs(model, image):
             weights = torch.stack([_weights(layer, x, _query_index(layer, x, pixel, size)) for pixel in queries])
             maps[name] = weights if per_head else weights.mean(1)
     return maps
@@ -83,16 +86,28 @@ def plot_attention(
             `std`.
     """
     _check(image, queries)
-    if image.shape[1] not in (1, 3):
-        raise ValueError(f"image must have 1 or 3 channels to be drawn, got {image.shape[1]}")
-    if (mean is None) != (std is None):
-        raise ValueError(f"mean and std must be given together, got mean={mean!r}, std={std!r}")
+    picture = for_the_eye(image[0], mean, std)
     maps = attention_maps(model, image, queries)
     shown = _chosen(maps, layers)
     views = [_view(name, model.get_submodule(name), maps[name]) for name in shown]
-    figure = _draw(_for_the_eye(image[0], mean, std), list(queries), views)
+    figure = _draw(picture, list(queries), views)
     with replacing(path) as beside:
         figure.savefig(beside, format="png")
+
+
+def contrasting_pixels(image: Tensor) -> list[tuple[int, int]]:
+    """Three pixels (row, column) of an image (C, S, S) where something is to be seen: the most contrasting
+    ones that lie a quarter of the side apart."""
+    grey = image.mean(0).cpu()
+    contrast = (grey - grey.median()).abs()
+    side = grey.shape[-1]
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grey.shape), indexing="ij")
+    queries: list[tuple[int, int]] = []
+    for _ in range(3):
+        row, column = divmod(int(contrast.argmax()), grey.shape[1])
+        queries.append((row, column))
+        contrast[((rows - row) ** 2 + (columns - column) ** 2) < (side / 4) ** 2] = -1
+    return queries
 
 
 def _check(image: Tensor, queries: Sequence[tuple[int, int]]) -> None:
@@ -106,29 +121,55 @@ def _check(image: Tensor, queries: Sequence[tuple[int, int]]) -> None:
             raise ValueError(f"queries must lie inside the image of {height}x{width} pixels, got {(row, column)}")
 
 
-def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, AttentionLayer, Tensor]]:
+def _layer_inputs(model: nn.Module, image: Tensor) -> list[tuple[str, tuple[AttentionLayer, Tensor]]]:
     """Every attention layer with its name and the map it reads, in the order of running."""
-    found: list[tuple[str, AttentionLayer, Tensor]] = []
+    # mypy would have a class without abstract methods.
+    found = at_layers(model, image, AttentionLayer, lambda layer, x: (layer, x))  # type: ignore[type-abstract]
+    if not found:
+        raise ValueError(f"model must have attention layers, got a {type(model).__name__} without any")
+    return found
+
+
+def at_layers(
+    model: nn.Module,
+    images: Tensor,
+    kind: type[LayerKind],
+    look: Callable[[LayerKind, Tensor], Seen],
+    *,
+    run: Callable[[Tensor], object] | None = None,
+) -> list[tuple[str, Seen]]:
+    """What `look` makes of every layer of a kind and of what that layer reads.
+
+    Args:
+        model: run in evaluation mode, without gradients, and left as it was.
+        images: what it is run on.
+        kind: class of the layers.
+        look: called with the layer and its input just before the layer runs.
+        run: called with the images instead of the model, for a model whose own forward wants more.
+
+    Returns:
+        (name of the layer, what `look` returned), in the order of running, once a call of the layer.
+    """
+    found: list[tuple[str, Seen]] = []
 
     def keep(name: str) -> Callable[..., None]:
         def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            assert isinstance(layer, AttentionLayer)
-            found.append((name, layer, inputs[0]))
+            assert isinstance(layer, kind)
+            found.append((name, look(layer, inputs[0])))
 
         return hook
 
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack, torch.no_grad():
         for name, layer in model.named_modules():
-            if isinstance(layer, AttentionLayer):
+            if isinstance(layer, kind):
                 stack.callback(layer.register_forward_pre_hook(keep(name)).remove)
         try:
-            model.eval()(image.clone())  # a clone is a normal tensor even where the image was made in inference mode
+            model.eval()
+            (run or model)(images.clone())  # a clone is a normal tensor even where they were made in inference mode
         finally:
             for module, mode in training.items():
                 module.training = mode
-    if not found:
-        raise ValueError(f"model must have attention layers, got a {type(model).__name__} without any")
     return found
 
 
@@ -175,10 +216,21 @@ def _view(name: str, layer: nn.Module, maps: Tensor) -> _LayerView:
     return _LayerView(name, layer, maps.cpu().numpy())
 
 
-def _for_the_eye(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Any:
-    """(C, H, W) -> (H, W, 3) array of values 0 to 1."""
+def for_the_eye(image: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Any:
+    """(C, H, W) -> (H, W, 3) array of values 0 to 1; `mean` and `std` as in `plot_attention`.
+
+    Raises:
+        ValueError: an image that is not grey or RGB, only one of `mean` and `std`, or not one number a channel.
+    """
+    channels = image.shape[0]
+    if channels not in (1, 3):
+        raise ValueError(f"image must have 1 or 3 channels to be drawn, got {channels}")
+    if (mean is None) != (std is None):
+        raise ValueError(f"mean and std must be given together, got mean={mean!r}, std={std!r}")
     image = image.detach().float().cpu()
     if mean is not None and std is not None:
+        if not {len(mean), len(std)} <= {1, channels}:
+            raise ValueError(f"mean and std must have 1 or {channels} numbers, got mean={mean!r}, std={std!r}")
         image = image * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
     else:
         low, high = image.min(), image.max()
@@ -230,20 +282,11 @@ def _draw_query(axis: Any, image: Any, query: tuple[int, int]) -> None:
 
 def _draw_attention(axis: Any, image: Any, query: tuple[int, int], view: _LayerView, weights: Any) -> Any:
     """Weights over the darkened grey image, brightest at their own maximum; returns what a colour bar describes."""
-    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
     height, width = image.shape[:2]
-    axis.imshow(BRIGHTNESS * image.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     largest = float(weights.max())
-    heat = axis.imshow(
-        weights / largest if largest > 0 else weights,
-        cmap=LinearSegmentedColormap.from_list("glow", GLOW),
-        vmin=0,
-        vmax=1,
-        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
-        interpolation="nearest",
-    )
+    heat = draw_heat(axis, image, weights / largest if largest > 0 else weights)
     block, seen = _outlines(view.layer, query, (height, width), weights.shape)
     for ((top, left), (bottom, right)), style in ((block, "-"), (seen, (0, (4, 3)))):
         corner = (left - 0.5, top - 0.5)
@@ -257,6 +300,22 @@ def _draw_attention(axis: Any, image: Any, query: tuple[int, int], view: _LayerV
     outside = max(0.0, 1 - float(weights.sum()))
     axis.set_xlabel(f"max {largest:.2g}" + (f", {outside:.0%} outside" if outside > 0.005 else ""), fontsize=8)
     return heat
+
+
+def draw_heat(axis: Any, image: Any, heat: Any, *, colours: Sequence[Any] = GLOW, least: float = 0.0) -> Any:
+    """Values `least` to 1, (h, w), over the darkened grey (H, W, 3) image; returns what a colour bar describes."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    height, width = image.shape[:2]
+    axis.imshow(BRIGHTNESS * image.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    return axis.imshow(
+        heat,
+        cmap=LinearSegmentedColormap.from_list("glow", colours),
+        vmin=least,
+        vmax=1,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="nearest",
+    )
 
 
 def _outlines(

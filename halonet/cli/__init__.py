@@ -78,6 +78,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command("name the class of pictures, or tell the disparity of a pair", commands.predict),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
+    "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
     "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
 }

@@ -130,16 +130,43 @@ def models(arguments: Sequence[str]) -> int:
     return 0
 
 
+def explain(arguments: Sequence[str]) -> int:
+    """Draw what attention does with pictures."""
+    parser = Parser(
+        prog="halonet explain",
+        description="Draw where pixels of a picture attend, or the basis masks of factorized attention.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
+    parser.add_argument("--weights", metavar="FILE", type=Path, help="that `halonet fit` wrote")
+    parser.add_argument("--model", metavar="NAME", help="or a model or pyramid by name, with random weights")
+    parser.add_argument(
+        "--img-size", type=positive, metavar="PIXELS", help="side of the picture (default: of the model)"
+    )
+    parser.add_argument("--basis", action="store_true", help="draw basis masks, a row a picture")
+    parser.add_argument("--masks", type=positive, default=3, metavar="K", help="how many of them (default 3)")
+    parser.add_argument("--layer", metavar="NAME", help="of the layer to show")
+    parser.add_argument("--query", nargs="+", default=[], type=pixel, metavar="X,Y", help="pixels that attend")
+    parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="default explain.png")
+    values = vars(parser.parse_args(arguments))
+    images, out, queries = (values.pop(name) for name in ("images", "out", "query"))
+    from halonet.analysis.explain import explain
+
+    explain(images, out, queries=queries, **values)
+    print(out)
+    return 0
+
+
 def analyse(arguments: Sequence[str]) -> int:
     """Print what a mechanism costs."""
     parser = Parser(prog="halonet analyse", description="What mechanisms cost, by formula.", allow_abbrev=False)
     what = "complexity: of factorized and conventional attention, as the paper prints it, as it should be, as it runs"
     parser.add_argument("what", choices=("complexity",), help=what)
-    parser.add_argument("--side", type=_positive, default=64, help="of the square map, in pixels (default 64)")
-    parser.add_argument("--channels", type=_positive, default=64, help="of the map (default 64)")
-    parser.add_argument("--basis", type=_positive, default=32, help="of the basis, or of keys (default 32)")
-    parser.add_argument("--value", type=_positive, help="channels of values (default: those of the basis)")
-    parser.add_argument("--heads", type=_positive, default=2, help="of the forms that have them (default 2)")
+    parser.add_argument("--side", type=positive, default=64, help="of the square map, in pixels (default 64)")
+    parser.add_argument("--channels", type=positive, default=64, help="of the map (default 64)")
+    parser.add_argument("--basis", type=positive, default=32, help="of the basis, or of keys (default 32)")
+    parser.add_argument("--value", type=positive, help="channels of values (default: those of the basis)")
+    parser.add_argument("--heads", type=positive, default=2, help="of the forms that have them (default 2)")
     parser.add_argument("--no-measure", dest="measure", action="store_false", help="formulas alone")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also draw the paper's figures 4 and 5")
@@ -166,14 +193,14 @@ def bench_parser() -> argparse.ArgumentParser:
         "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
     )
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
-    parser.add_argument("--sides", nargs="+", type=_positive, help="scaling, vil, factorized: of maps")
-    parser.add_argument("--batch", type=_positive, default=4, help="images (default 4)")
-    parser.add_argument("--rounds", type=_positive, default=7, help="of timing (default 7)")
+    parser.add_argument("--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps")
+    parser.add_argument("--batch", type=positive, default=4, help="images (default 4)")
+    parser.add_argument("--rounds", type=positive, default=7, help="of timing (default 7)")
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
-    parser.add_argument("--threads", type=_positive, help="of a CPU (default: torch's)")
+    parser.add_argument("--threads", type=positive, help="of a CPU (default: torch's)")
     limit = "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most"
-    parser.add_argument("--limit", type=_positive, metavar="GIB", help=limit)
+    parser.add_argument("--limit", type=positive, metavar="GIB", help=limit)
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
@@ -189,7 +216,15 @@ def bench(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive int, got {text!r}")
     return int(text)
+
+
+def pixel(text: str) -> tuple[int, int]:
+    """An argument such as "12,40": x and y."""
+    parts = text.split(",")
+    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
+        raise argparse.ArgumentTypeError(f"expected X,Y in pixels, got {text!r}")
+    return int(parts[0]), int(parts[1])

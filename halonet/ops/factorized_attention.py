@@ -40,9 +40,9 @@ def factorized_attention(coefficients: Tensor, basis: Tensor, value: Tensor, *, 
         mixture, masks = coefficients.to(wide), basis.to(wide)
         if kind == "gaussian":
             mixture, masks = mixture.softmax(dim=3), masks.softmax(dim=1)
-        else:
-            masks = masks / basis.shape[3]
         context = torch.einsum("btnk,btnd->bnkd", masks, value.to(wide))
+        if kind == "dot":  # the smallest of all that could be divided
+            context = context / basis.shape[3]
         output = torch.einsum("bsnk,bnkd->bsnd", mixture, context)
     return output.to(value.dtype)
 
@@ -79,8 +79,9 @@ def nonlocal_attention(
         return local_attention(*rows, block_size=block_size, halo_size=0, scale=1.0, backend=backend).squeeze(1)
     wide = torch.promote_types(value.dtype, torch.float32)
     with _as_given(value.device.type):
-        scores = torch.einsum("bsnd,btnd->bnst", query.to(wide), key.to(wide))
-        weights = scores.softmax(dim=3) if kind == "gaussian" else scores / key.shape[3]
+        scaled = query.to(wide) if kind == "gaussian" else query.to(wide) / key.shape[3]  # one map is enough
+        scores = torch.einsum("bsnd,btnd->bnst", scaled, key.to(wide))
+        weights = scores.softmax(dim=3) if kind == "gaussian" else scores
         output = torch.einsum("bnst,btnd->bsnd", weights, value.to(wide))
     return output.to(value.dtype)
 

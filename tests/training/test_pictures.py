@@ -9,9 +9,10 @@ import torch
 from matplotlib.figure import Figure
 
 from halonet.analysis import plots
+from halonet.analysis.attention_maps import contrasting_pixels
 from halonet.analysis.plots import plot_curves, plot_predictions
 from halonet.training.classification.kind import Classification
-from halonet.training.classification.results import Predictions, _query_pixels, _worth_showing
+from halonet.training.classification.results import Predictions, _worth_showing
 
 
 @pytest.fixture
@@ -86,10 +87,10 @@ def test_fewer_images_than_places(wrong: int) -> None:
     assert sorted(chosen) == [0, 1, 2]
 
 
-def test_query_pixels_stand_apart_where_something_is() -> None:
+def testcontrasting_pixels_stand_apart_where_something_is() -> None:
     image = torch.zeros(1, 16, 16)
     image[0, 3, 4], image[0, 12, 10] = 2.0, 1.0
-    queries = _query_pixels(image)
+    queries = contrasting_pixels(image)
     assert queries[:2] == [(3, 4), (12, 10)]
     distances = [np.hypot(a[0] - b[0], a[1] - b[1]) for a in queries for b in queries if a != b]
     assert min(distances) >= 4

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from halonet.analysis.plots import save_figure, start_figure
-from halonet.analysis.speed import model_table, rows
+from halonet.analysis.speed import factorized_table, model_table, rows
 
 COLOURS = ("#2a6f97", "#e07a2f", "#3a7d44", "#8a8f98", "#c1272d", "#6d4c9f", "#b8860b")
 
 
 def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
     """Writes the PNG of a report of `halonet bench` KIND."""
-    if kind == "vil":
-        _plot_vil(report, path)
+    if kind in ("vil", "factorized"):
+        draw = _plot_vil if kind == "vil" else _plot_factorized
+        draw(report, path)
         return
     modes = model_table.MODES if kind == "model" else rows.MODES
     setting = report["setting"]
@@ -57,6 +58,50 @@ def _plot_vil(report: dict[str, Any], path: Path) -> None:
             axis.legend(frameon=False, fontsize=8)
         axes[0, column].set_title(title)
     figure.suptitle(f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}", fontsize=9)
+    save_figure(figure, path)
+
+
+def _plot_factorized(report: dict[str, Any], path: Path) -> None:
+    """Time above and memory below, a column a kind and mode; at the end of a line the power of the pixels."""
+    columns = [(kind, mode) for kind in report["tables"] for mode in rows.MODES]
+    figure, axes = start_figure(2, len(columns), size=(18.0, 8.0))
+    for column, (kind, mode) in enumerate(columns):
+        entries = [(entry["side"], entry[mode]) for entry in report["tables"][kind]]
+        growth = report["growth"][kind][mode]
+        for axis, figure_of, label in zip(
+            axes[:, column], ("median_ms", "peak_bytes"), ("time", "memory"), strict=True
+        ):
+            for name, colour in zip(factorized_table.PEERS, COLOURS, strict=False):
+                points = [(side, at[name][figure_of]) for side, at in entries if at.get(name, {}).get(figure_of)]
+                if points:
+                    axis.plot(*zip(*points, strict=True), marker="o", label=name, color=colour)
+                    power = growth.get(name, {}).get(label)
+                    told = "" if power is None else f"pixels^{power:.2f}"
+                    axis.annotate(told, points[-1], (-6, 6), textcoords="offset points", ha="right", color=colour)
+                counted = [(side, at.get(name, {}).get("closed_form_bytes")) for side, at in entries]
+                if label == "memory" and all(value for _, value in counted):
+                    axis.plot(*zip(*counted, strict=True), ":", label=f"{name}, closed form", color=colour)
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_xlabel("side of the map, pixels")
+        axes[0, column].set_title(f"{kind}, {mode}")
+        axes[0, column].set_ylabel("ms")
+        axes[1, column].set_ylabel("peak memory, bytes")
+        axes[1, column].axhline(report["threshold"], color="black", linewidth=0.8, linestyle="--")
+        axes[1, column].annotate(
+            f"{report['threshold'] / 1e9:g} GB",
+            (0.01, report["threshold"]),
+            (0, 3),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            fontsize=8,
+        )
+        for axis in axes[:, column]:
+            axis.legend(frameon=False, fontsize=8)
+    setting = report["setting"]
+    figure.suptitle(
+        f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}, {setting['layer']}", fontsize=9
+    )
     save_figure(figure, path)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from halonet.analysis.speed.factorized_table import PEERS as FACTORIZED_PEERS
+from halonet.analysis.speed.factorized_table import factorized_table
 from halonet.analysis.speed.layer_table import LAYERS, layer_table
 from halonet.analysis.speed.measuring import write_report
 from halonet.analysis.speed.memory_table import memory_table
@@ -67,6 +69,9 @@ def run(
         report = memory_table(peers=peers or OP_PEERS, limit_gib=limit, **common)
     elif kind == "vil":
         report = vil_table(sides or VIL_SIDES, peers=peers or VIL_PEERS, **common)
+    elif kind == "factorized":
+        sides, peers = sides or SCALING_SIDES, peers or FACTORIZED_PEERS
+        report = factorized_table(sides, peers=peers, limit_gib=limit, **common)
     else:
         report = model_table(models or MODELS, compiled=compile, **common)
     write_report(report, json)

@@ -88,11 +88,11 @@ def draw_pictures(
         ),
     }
     if _has_attention(model):
-        from halonet.analysis.attention_maps import plot_attention
+        from halonet.analysis.attention_maps import contrasting_pixels, plot_attention
 
         image = _richest(predictions, dataset)[None].to(next(model.parameters()).device)
         drawings["attention.png"] = lambda path: plot_attention(
-            model, image, _query_pixels(image[0]), path, mean=preprocessing.mean, std=preprocessing.std
+            model, image, contrasting_pixels(image[0]), path, mean=preprocessing.mean, std=preprocessing.std
         )
     for name, draw in drawings.items():
         with replacing(folder / name) as beside:
@@ -135,18 +135,3 @@ def _richest(predictions: Predictions, dataset: ImageDataset) -> Tensor:
     surest = predictions.probabilities.max(1).values.argsort(descending=True)[:32]
     images = [dataset[int(i)][0] for i in surest]
     return max(images, key=lambda image: float(image.diff(dim=1).abs().sum() + image.diff(dim=2).abs().sum()))
-
-
-def _query_pixels(image: Tensor) -> list[tuple[int, int]]:
-    """Three pixels (row, column) of an image (C, S, S) where something is to be seen: the most contrasting
-    ones that lie a quarter of the side apart."""
-    grey = image.mean(0).cpu()
-    contrast = (grey - grey.median()).abs()
-    side = grey.shape[-1]
-    rows, columns = torch.meshgrid(*(torch.arange(n) for n in grey.shape), indexing="ij")
-    queries: list[tuple[int, int]] = []
-    for _ in range(3):
-        row, column = divmod(int(contrast.argmax()), grey.shape[1])
-        queries.append((row, column))
-        contrast[((rows - row) ** 2 + (columns - column) ** 2) < (side / 4) ** 2] = -1
-    return queries

@@ -31,13 +31,15 @@ def write_weights(model: nn.Module, folder: Path, *, extra: dict[str, str]) -> N
 def judge_constant(task: StereoTask, data: StereoDataModule) -> dict[str, float]:
     """The mean disparity of the training pairs, and the end-point error of telling it everywhere on the test pairs.
 
-    So that an error can be weighed: who looks at nothing errs by this much. Both in pixels.
+    So that an error can be weighed: who looks at nothing errs by this much. All in pixels; "own_epe" is the error of
+    telling each test pair's own mean everywhere.
     """
     train = [_truth(item.load(), task) for item in data.source.splits["train"][:MOST_PAIRS]]
     known = [disparity[mask].double().mean() for disparity, mask in train if mask.any()]
     mean = float(torch.stack(known).mean()) if known else float("nan")
     test = [_truth(item.load(), task) for item in data.source.splits["test"]]
-    return {"disparity": mean, "epe": constant_error(test, mean)}
+    own = [constant_error([pair], float(pair[0][pair[1]].mean())) for pair in test if pair[1].any()]
+    return {"disparity": mean, "epe": constant_error(test, mean), "own_epe": sum(own) / len(own) if own else mean}
 
 
 def _truth(scene: Scene, task: StereoTask) -> tuple[Tensor, Tensor]:
