@@ -97,7 +97,8 @@ def _plot_factorized(report: dict[str, Any], path: Path) -> None:
             fontsize=8,
         )
         for axis in axes[:, column]:
-            axis.legend(frameon=False, fontsize=8)
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(frameon=False, fontsize=8)
     setting = report["setting"]
     figure.suptitle(
         f"{setting['device']}, {setting['dtype']}, batch {setting['batch']}, {setting['layer']}", fontsize=9
