@@ -1,9 +1,10 @@
 """Models: what a network is as data (`config`, `token_config`), the two skeletons on `network`, residual nets
 (`residual`) and vision transformers (`vit`), their rows (`rows`, `vit_rows`), names (`zoo`) and weights; attention
-put into residual nets (`inserted_attention`), and feature pyramids on them (`pyramid`).
+put into residual nets (`inserted_attention`), feature pyramids on them (`pyramid`), and stereo networks (`psmnet`).
 """
 
 from halonet.models.accelerate import accelerate
+from halonet.models.psmnet_weights import convert_psmnet
 from halonet.models.pyramid import create_pyramid, list_pyramids
 from halonet.models.resnet_weights import init_from_resnet
 from halonet.models.vil_weights import convert_vil
@@ -11,6 +12,7 @@ from halonet.models.zoo import create_model, list_models, model_config
 
 __all__ = [
     "accelerate",
+    "convert_psmnet",
     "convert_vil",
     "create_model",
     "create_pyramid",

@@ -104,6 +104,35 @@ def read_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
 
 
+def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a file of weights of any origin: safetensors, or what torch.save wrote, of its entry "state_dict"
+    if it has one.
+
+    Raises:
+        ValueError: the file is missing or damaged, needs more than tensors and plain values, or holds something else.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        return read_weights(path)[0]
+    if not path.is_file():
+        raise ValueError(f"no weights file at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files, some over many lines
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} is not a readable file of weights: {reason}") from error
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} must hold a state dict of tensors, got {type(state).__name__}")
+    return dict(state)
+
+
+def counts_batches(name: str) -> bool:
+    """Whether a tensor tells how many batches a norm has seen, which old files do not."""
+    return name.endswith("num_batches_tracked")
+
+
 def fit_state_dict(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
     """A state dict with its position tables resized to the model's (the filter timm calls on pretrained files)."""
     return _fit(state, model, keep_head=True)[0]
@@ -153,12 +182,13 @@ def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadRepo
             if name in own and tensor.shape != own[name].shape
         ],
     }
-    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    told = [f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names]
     if told:
         raise ValueError(f"weights in {origin} are not of this model; {'; '.join(told)}")
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some_of(names: list[str], most: int = 8) -> str:
+    """The first of many names, for an error message."""
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 

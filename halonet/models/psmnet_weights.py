@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from os import PathLike
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from halonet.models.checkpoints import counts_batches, some_of
 from halonet.models.psmnet import PSMNet
 from halonet.models.psmnet_config import PsmnetConfig
 
@@ -70,8 +69,9 @@ def convert_psmnet(state: Mapping[str, Tensor], *, config: PsmnetConfig | None =
     Weights trained in 2018 are meant for align_corners=True, those of 2021 for False, as their authors say.
 
     Args:
-        state: of their "stackhourglass" or "basic", as `read_psmnet_checkpoint` gives it; with or without "module."
-            before the names. Counts of a norm's batches, which files of old torch have not, become 0.
+        state: of their "stackhourglass" or "basic", as `checkpoints.read_state_dict` gives it, of a .tar too, which is
+            no archive; with or without "module." before the names. Counts of a norm's batches, which files of old
+            torch have not, become 0.
         config: the network it is for, whose attention, if any, is left out; the published one with the head that the
             names tell if None.
 
@@ -90,17 +90,17 @@ def convert_psmnet(state: Mapping[str, Tensor], *, config: PsmnetConfig | None =
     converted = {our_psmnet_name(name) or name: tensor for name, tensor in given.items()}
     faults = {
         "unknown": [name for name in given if our_psmnet_name(name) not in expected],
-        "missing": [name for name in expected if name not in converted and not _counts(name)],
+        "missing": [name for name in expected if name not in converted and not counts_batches(name)],
         "of another shape": [
             f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
             for name, tensor in converted.items()
             if name in expected and tensor.shape != expected[name].shape
         ],
     }
-    told = [f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names]
+    told = [f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names]
     if told:
         raise ValueError(f"weights must be of the authors' PSMNet ({config.head}); {'; '.join(told)}")
-    counts = {name: torch.zeros((), dtype=torch.long) for name in expected if _counts(name)}
+    counts = {name: torch.zeros((), dtype=torch.long) for name in expected if counts_batches(name)}
     return {**counts, **converted}
 
 
@@ -115,33 +115,3 @@ def our_psmnet_name(name: str) -> str | None:
         if part in ("0", "1") and (match := re.fullmatch(pattern, module)):
             return f"{ours(match)}.{('conv', 'norm')[int(part)]}.{leaf}"
     return None
-
-
-def read_psmnet_checkpoint(path: str | PathLike[str]) -> dict[str, Tensor]:
-    """The state dict in a file of the authors (.tar, which is no archive, or .pth), of its entry "state_dict" if any.
-
-    Raises:
-        ValueError: the file is missing or damaged, needs more than tensors and plain values, or holds something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"no weights file at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files, some over many lines
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} is not a readable file of weights: {reason}") from error
-    if isinstance(state, Mapping) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} must hold a state dict of tensors, got {type(state).__name__}")
-    return dict(state)
-
-
-def _counts(name: str) -> bool:
-    """How many batches a norm has seen."""
-    return name.endswith("num_batches_tracked")
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")

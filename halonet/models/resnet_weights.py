@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from os import PathLike
-from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
-from halonet.models.checkpoints import HEAD, read_weights
+from halonet.models.checkpoints import HEAD, counts_batches, read_state_dict, some_of
 
 # Names in torchvision's and timm's ResNets, and the same parts here. {s}: stage from 0, {b}: block.
 _BLOCK = {
@@ -61,7 +59,7 @@ def init_from_resnet(model: nn.Module, weights: Mapping[str, Tensor] | str | Pat
     Raises:
         ValueError: the file cannot be read, or the ResNet is of other depths or widths; the message lists what.
     """
-    state = weights if isinstance(weights, Mapping) else _read(Path(weights))
+    state = weights if isinstance(weights, Mapping) else read_state_dict(weights)
     own, report = model.state_dict(), ResNetReport()
     fitted: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -72,9 +70,9 @@ def init_from_resnet(model: nn.Module, weights: Mapping[str, Tensor] | str | Pat
         else:
             report.unused.append(name)
     report.fresh = [name for name in own if name not in fitted]
-    faults = [name for name in report.fresh if not (name in HEAD or _FRESH.search(name) or _counts(name))]
+    faults = [name for name in report.fresh if not (name in HEAD or _FRESH.search(name) or counts_batches(name))]
     if faults or not fitted:
-        named = ", ".join(faults[:8]) + (f", and {len(faults) - 8} more" if len(faults) > 8 else "")
+        named = some_of(faults)
         raise ValueError(f"weights must be of a ResNet with the model's depths and widths, got none for {named}")
     model.load_state_dict(fitted, strict=False)
     return report
@@ -89,24 +87,3 @@ def our_name(name: str) -> str:
     if match and match[3] in _BLOCK:
         return f"stages.{int(match[1]) - 1}.{match[2]}.{_BLOCK[match[3]]}.{leaf}"
     return name
-
-
-def _counts(name: str) -> bool:
-    """How many batches a norm has seen, which old files have not."""
-    return name.endswith("num_batches_tracked")
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return read_weights(path)[0]
-    if not path.is_file():
-        raise ValueError(f"no weights file at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for damaged files
-        raise ValueError(f"{path} is not a readable file of weights: {error}") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise ValueError(f"{path} must hold a state dict, got {type(state).__name__}")
-    return state

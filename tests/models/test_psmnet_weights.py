@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from halonet.models.checkpoints import read_state_dict
 from halonet.models.psmnet import PSMNet
 from halonet.models.psmnet_config import PsmnetConfig
 from halonet.models.psmnet_rows import PSMNETS
-from halonet.models.psmnet_weights import convert_psmnet, our_psmnet_name, read_psmnet_checkpoint
+from halonet.models.psmnet_weights import convert_psmnet, our_psmnet_name
 
 Layout = Iterator[tuple[str, tuple[int, ...]]]
 HEADS = {"hourglass": "psmnet", "basic": "psmnet_basic"}
@@ -251,7 +252,7 @@ def test_files(wrapped: bool, tmp_path: Path) -> None:
     state = {"module.dres0.0.0.weight": torch.randn(2, 3)}
     path = tmp_path / "pretrained.tar"
     torch.save({"epoch": 1, "state_dict": state, "train_loss": 0.5} if wrapped else state, path)
-    read = read_psmnet_checkpoint(path)
+    read = read_state_dict(path)
     assert read.keys() == state.keys()
     assert torch.equal(read["module.dres0.0.0.weight"], state["module.dres0.0.0.weight"])
 
@@ -278,7 +279,7 @@ def test_files_that_are_none_are_told_in_one_line(content: object, said: str, tm
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(ValueError, match=said) as raised:
-        read_psmnet_checkpoint(path)
+        read_state_dict(path)
     assert re.search(r"\n", str(raised.value)) is None
 
 

@@ -106,7 +106,7 @@ def test_files(form, tmp_path):
     [
         (None, "no weights file at"),
         (b"PK nonsense", "is not a readable file of weights"),
-        ([1, 2], "must hold a state dict, got list"),
+        ([1, 2], "must hold a state dict of tensors, got list"),
     ],
 )
 def test_files_that_are_none(content, said, tmp_path):
