@@ -4,14 +4,15 @@
 #
 #     benchmarks/gpu.sh [OUT] [PART ...]
 #
-# PARTs: tests op flex layer scaling memory backends models large figure8; default: all, in this order. A part that the
-# time does not reach is said to be left out: call again with the parts that are missing. PYTHON selects the interpreter.
+# PARTs: tests op flex layer scaling memory factorized backends models large figure8; default: all, in this order. A
+# part that the time does not reach is said to be left out: call again with the parts that are missing. PYTHON selects
+# the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results}
 shift || true
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling memory backends models large figure8)
+[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling memory factorized backends models large figure8)
 python=${PYTHON:-python3}
 limit=${LIMIT:-540}
 stages=(halonet_h0_256 halonet_h3_320 halonet_h4_384 halonet_h5_448 halonet_h6_512 halonet_h7_600)
@@ -58,6 +59,7 @@ for part in "${parts[@]}"; do
     layer) bench layer_gpu 100 layer --models halonet_h0_256 --batch 32 ;;
     scaling) bench scaling_gpu 60 scaling --batch 1 --sides 32 64 128 256 512 1024 2048 4096 --peers halonet dense ;;
     memory) bench memory_gpu 60 memory --batch 1 --peers halonet sdpa-bias reference ;;
+    factorized) bench factorized_gpu 60 factorized --batch 1 --sides 32 64 128 256 512 ;;
     backends) # Figure 3 of the paper: whole models by plain operations, and optimized
         for model in halonet_h0_256 halonet_h2_256 halonet_h4_384; do
             bench "backends_${model}_gpu" 40 model --batch 32 --rounds 3 --models "$model:reference" "$model:sdpa" "$model"
