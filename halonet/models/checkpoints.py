@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -172,19 +172,29 @@ def _other_model(metadata: Mapping[str, str], model: nn.Module) -> str:
 
 
 def _check_keys(fitted: Mapping[str, Tensor], model: nn.Module, report: LoadReport, origin: str) -> None:
-    own = model.state_dict()
+    told = key_faults(fitted, model.state_dict(), optional=report.replaced)
+    if told:
+        raise ValueError(f"weights in {origin} are not of this model; {told}")
+
+
+def key_faults(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], *, optional: Collection[str] = ()) -> str:
+    """What keeps tensors from being those of a model, for an error message; nothing where they are.
+
+    Args:
+        given: tensors by name.
+        expected: the model's.
+        optional: names that may be missing.
+    """
     faults = {
-        "missing": [name for name in own if name not in fitted and name not in report.replaced],
-        "unexpected": [name for name in fitted if name not in own],
+        "missing": [name for name in expected if name not in given and name not in optional],
+        "unexpected": [name for name in given if name not in expected],
         "of another shape": [
-            f"{name} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
-            for name, tensor in fitted.items()
-            if name in own and tensor.shape != own[name].shape
+            f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
+            for name, tensor in given.items()
+            if name in expected and tensor.shape != expected[name].shape
         ],
     }
-    told = [f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names]
-    if told:
-        raise ValueError(f"weights in {origin} are not of this model; {'; '.join(told)}")
+    return "; ".join(f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names)
 
 
 def some_of(names: list[str], most: int = 8) -> str:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from halonet.models.checkpoints import counts_batches, some_of
+from halonet.models.checkpoints import counts_batches, key_faults
 from halonet.models.psmnet import PSMNet
 from halonet.models.psmnet_config import PsmnetConfig
 
@@ -87,20 +87,15 @@ def convert_psmnet(state: Mapping[str, Tensor], *, config: PsmnetConfig | None =
         config = PsmnetConfig(head="basic" if any(name.startswith("classify.") for name in given) else "hourglass")
     with torch.device("meta"):
         expected = PSMNet(replace(config, attention="none")).state_dict()
-    converted = {our_psmnet_name(name) or name: tensor for name, tensor in given.items()}
-    faults = {
-        "unknown": [name for name in given if our_psmnet_name(name) not in expected],
-        "missing": [name for name in expected if name not in converted and not counts_batches(name)],
-        "of another shape": [
-            f"{name} {tuple(tensor.shape)} instead of {tuple(expected[name].shape)}"
-            for name, tensor in converted.items()
-            if name in expected and tensor.shape != expected[name].shape
-        ],
-    }
-    told = [f"{len(names)} {fault}: {some_of(names)}" for fault, names in faults.items() if names]
-    if told:
-        raise ValueError(f"weights must be of the authors' PSMNet ({config.head}); {'; '.join(told)}")
+    converted: dict[str, Tensor] = {}
+    for name, tensor in given.items():
+        ours = our_psmnet_name(name)
+        # What is not expected is told by the authors' own name.
+        converted[ours if ours is not None and ours in expected else name] = tensor
     counts = {name: torch.zeros((), dtype=torch.long) for name in expected if counts_batches(name)}
+    told = key_faults(converted, expected, optional=counts)
+    if told:
+        raise ValueError(f"weights must be of the authors' PSMNet ({config.head}); {told}")
     return {**counts, **converted}
 
 

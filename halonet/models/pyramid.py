@@ -110,7 +110,9 @@ def _position_rows() -> dict[str, PyramidConfig]:
         "fpn_all_res34": everywhere,
     }
     rows = {"resnet50_fpn": plain}
-    rows |= {f"resnet50_fpn_fa_{name}": replace(plain, attention_at=at) for name, at in places.items()}
+    for prefix, attention in (("fa", "factorized"), ("nl", "nonlocal")):  # figure 6: both in one place
+        for name, at in places.items():
+            rows[f"resnet50_fpn_{prefix}_{name}"] = replace(plain, attention_at=at, attention=attention)
     best = rows["resnet50_fpn_fa_fpn_all_res34"]
     rows |= {f"resnet50_fpn_fa_fpn_all_res34_b{basis}": replace(best, basis=basis) for basis in (32, 128)}
     for heads in (2, 4, 8):
@@ -121,7 +123,7 @@ def _position_rows() -> dict[str, PyramidConfig]:
     return rows
 
 
-# Rows of Shen et al.'s Tables 1 to 4. The same with non-local attention: attention="nonlocal".
+# Rows of Shen et al.'s Tables 1 to 4. Any of them with non-local attention: attention="nonlocal".
 PYRAMIDS: Mapping[str, PyramidConfig] = _position_rows()
 
 

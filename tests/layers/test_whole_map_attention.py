@@ -157,6 +157,16 @@ def test_channels_last_autocast_and_compile(layer_class: type[WholeMapAttention]
         torch.testing.assert_close(layer(x).float(), expected, rtol=0.05, atol=0.05)
 
 
+@pytest.mark.parametrize("layer_class", LAYERS)
+def test_exports_for_maps_of_any_size(layer_class: type[WholeMapAttention]) -> None:
+    layer = layer_class(12, channels=8, **({"backend": "materialized"} if layer_class is NonLocal else {})).eval()
+    nn.init.normal_(layer.output.weight)  # type: ignore[arg-type]
+    size = {2: torch.export.Dim("height", min=2, max=64), 3: torch.export.Dim("width", min=2, max=64)}
+    program = torch.export.export(layer, (torch.randn(SHAPES["map"]),), dynamic_shapes={"x": size})
+    other = torch.randn(2, 12, 9, 4)
+    torch.testing.assert_close(program.module()(other), layer(other))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -137,6 +137,7 @@ def test_every_pyramid_has_the_sizes_of_table_1(name: str) -> None:
         ("resnet50_fpn", {}),
         ("resnet50_fpn_fa_res3", {"backbone.stages_2.attention_after_6": 1024}),
         ("resnet50_fpn_fa_fpn1", {"attention.fpn1": 256}),
+        ("resnet50_fpn_nl_res3", {"backbone.stages_2.attention_after_6": 1024}),
         (
             "resnet101_fpn_fa_fpn_all_res34",
             {
@@ -151,6 +152,7 @@ def test_where_a_pyramid_attends(name: str, expected: dict[str, int]) -> None:
     with torch.device("meta"):
         model = create_pyramid(name)
     assert {place: layer.dim for place, layer in attention_of(model).items()} == expected
+    assert all(isinstance(layer, NonLocal) is ("_nl_" in name) for layer in attention_of(model).values())
 
 
 def test_table_2_and_3_vary_basis_and_heads() -> None:

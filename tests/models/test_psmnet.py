@@ -231,9 +231,10 @@ def settled(config: PsmnetConfig) -> PSMNet:
             *(image.contiguous(memory_format=torch.channels_last) for image in pair)
         ),
         lambda model, pair: torch.compile(model, backend="aot_eager", fullgraph=True)(*pair),
+        lambda model, pair: torch.export.export(model, pair).module()(*pair),
         lambda model, pair: model.double()(*(image.double() for image in pair)).float(),
     ],
-    ids=["channels_last", "compiled", "float64"],
+    ids=["channels_last", "compiled", "exported", "float64"],
 )
 def test_the_same_numbers_otherwise(changed: Callable[[PSMNet, tuple[Tensor, Tensor]], Tensor]) -> None:
     model, pair = settled(replace(TINY, attention="factorized")), images(20, 32)

@@ -229,12 +229,12 @@ def test_what_does_not_fit_is_listed() -> None:
     with pytest.raises(ValueError, match=r"PSMNet \(basic\); 1 missing: residuals\.3\.1\.conv\.weight$"):
         convert_psmnet(state)
     state["dres4.2.0.weight"], state["dres4.3.0.weight"] = torch.zeros(1), torch.zeros(1)
-    said = r"1 unknown: dres4\.3\.0\.weight; 1 of another shape: residuals\.3\.1\.conv\.weight \(1,\) instead of \(32, "
+    said = r"1 unexpected: dres4\.3\.0\.weight; 1 of another shape: residuals\.3\.1\.conv\.weight \(1,\) instead of"
     with pytest.raises(ValueError, match=said):
         convert_psmnet(state)
-    with pytest.raises(ValueError, match=r"\(hourglass\); 1 unknown: fc\.weight; \d+ missing: .*, and \d+ more$"):
+    with pytest.raises(ValueError, match=r"\(hourglass\); \d+ missing: .*, and \d+ more; 1 unexpected: fc\.weight$"):
         convert_psmnet({"fc.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match=r"\(hourglass\); \d+ unknown: dres2\.0\.0\.weight, .*; \d+ missing: "):
+    with pytest.raises(ValueError, match=r"\(hourglass\); \d+ missing: .*; \d+ unexpected: dres2\.0\.0\.weight, "):
         convert_psmnet({name: torch.zeros(shape) for name, shape in layout("basic").items()}, config=PSMNETS["psmnet"])
 
 
