@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from halonet.ops.checks import check_choice
 from halonet.ops.local_attention import local_attention
 
 KINDS = ("gaussian", "dot")
+MOST_OBLONG = 64  # times as wide as high, of a map that positions are laid out as
 
 
 def factorized_attention(coefficients: Tensor, basis: Tensor, value: Tensor, *, kind: str = "gaussian") -> Tensor:
@@ -74,9 +77,7 @@ def nonlocal_attention(
     if kind == "dot" and backend not in ("auto", "materialized"):
         raise ValueError(f"backend must be auto or materialized for the kind dot, got {backend!r}")
     if backend != "materialized" and kind == "gaussian" and (backend != "auto" or query.shape[1] == key.shape[1]):
-        rows = [tensor.unsqueeze(1) for tensor in (query, key, value)]  # positions as a map of one row
-        block_size = (1, key.shape[1])
-        return local_attention(*rows, block_size=block_size, halo_size=0, scale=1.0, backend=backend).squeeze(1)
+        return _as_one_block(query, key, value, backend)
     wide = torch.promote_types(value.dtype, torch.float32)
     with _as_given(value.device.type):
         scaled = query.to(wide) if kind == "gaussian" else query.to(wide) / key.shape[3]  # one map is enough
@@ -84,6 +85,29 @@ def nonlocal_attention(
         weights = scores.softmax(dim=3) if kind == "gaussian" else scores
         output = torch.einsum("bnst,btnd->bsnd", weights, value.to(wide))
     return output.to(value.dtype)
+
+
+def _as_one_block(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
+    """Softmax attention by `local_attention`, positions laid out as a map whose only block is the whole of it.
+
+    The op keeps tables of one side by itself, so that the map is about square. Where no two sides of about one length
+    make the positions, some are added whose keys no query sees: one more channel, 1 of every query, is so low there
+    that their weights are 0.
+    """
+    positions = query.shape[1]
+    height = next(side for side in range(math.isqrt(positions), 0, -1) if positions % side == 0)
+    width = positions // height
+    if width**2 > MOST_OBLONG * positions:
+        height = math.isqrt(positions)
+        width = -(-positions // height)
+        added = (0, 0, 0, 0, 0, height * width - positions)
+        query = F.pad(F.pad(query, (0, 1), value=1.0), added)
+        key = F.pad(F.pad(key, (0, 1)), added)
+        key[:, positions:, :, -1] = torch.finfo(key.dtype).min / 2
+        value = F.pad(value, added)
+    maps = [tensor.unflatten(1, (height, width)) for tensor in (query, key, value)]
+    output = local_attention(*maps, block_size=(height, width), halo_size=0, scale=1.0, backend=backend)
+    return output.flatten(1, 2)[:, :positions]
 
 
 def _as_given(device: str) -> AbstractContextManager[object]:

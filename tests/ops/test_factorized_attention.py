@@ -7,11 +7,27 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from halonet.ops import factorized_attention, nonlocal_attention
 from halonet.ops.factorized_attention import KINDS
 
 Inputs = tuple[Tensor, Tensor, Tensor]
+
+
+class Watch(TorchDispatchMode):
+    """Keeps the size of the largest tensor that operations make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.largest = max(self.largest, tensor.untyped_storage().nbytes() // tensor.itemsize)
+        return result
 
 
 def inputs(
@@ -93,8 +109,10 @@ def test_gaussian_factorized_and_conventional_differ() -> None:
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference", "sdpa"])
-def test_conventional_gaussian_by_every_way_is_the_materialized_one(backend: str) -> None:
-    tensors = inputs(positions=21)
+@pytest.mark.parametrize("positions", [21, 67, 134])
+def test_conventional_gaussian_by_every_way_is_the_materialized_one(backend: str, positions: int) -> None:
+    """Positions that make a map, 3 x 7, and such as make none, a prime number of them and twice one."""
+    tensors = inputs(positions=positions)
     expected = nonlocal_attention(*tensors, backend="materialized")
     output = nonlocal_attention(*tensors, backend=backend)
     torch.testing.assert_close(output, expected, rtol=0, atol=1e-13)
@@ -106,6 +124,15 @@ def test_materialized_gaussian_is_softmax_attention() -> None:
     query, key, value = (tensor.transpose(1, 2) for tensor in inputs())
     expected = torch.nn.functional.scaled_dot_product_attention(query, key, value, scale=1.0).transpose(1, 2)
     torch.testing.assert_close(nonlocal_attention(*inputs(), backend="materialized"), expected, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("positions", [4096, 4099])
+def test_the_conventional_map_is_never_made_by_kernels(positions: int) -> None:
+    """Of the tensors of either pass none is positions x positions; 4099 is a prime number."""
+    tensors = inputs(batch=1, positions=positions, heads=1)
+    with Watch() as watch:
+        gradients(nonlocal_attention(*tensors, backend="sdpa"), tensors)
+    assert watch.largest < positions**2 / 4
 
 
 @pytest.mark.parametrize("op", [factorized_attention, nonlocal_attention])
@@ -144,21 +171,10 @@ def test_autocast_keeps_what_was_widened() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_memory_grows_with_positions_alone(kind: str) -> None:
     """No tensor of either pass has more numbers than positions x heads x channels: nothing is S x S."""
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            nonlocal largest
-            result = func(*args, **(kwargs or {}))
-            for tensor in result if isinstance(result, tuple | list) else (result,):
-                if isinstance(tensor, Tensor):
-                    largest = max(largest, tensor.numel())
-            return result
-
     tensors = inputs(positions=500, heads=2)
-    with Watch():
+    with Watch() as watch:
         gradients(factorized_attention(*tensors, kind=kind), tensors)
-    assert largest == 2 * 500 * 2 * 5
+    assert watch.largest == 2 * 500 * 2 * 5
 
 
 def test_compiles_in_one_graph() -> None:

@@ -53,7 +53,7 @@ def test_a_run_leaves_its_results(trained: Path) -> None:
     assert set(metrics["test"]) == set(FIGURES)
     assert metrics["val_epe"] == min(row["val/epe"] for row in metrics["history"])
     assert 0 < metrics["constant"]["disparity"] < 12
-    assert 0 < metrics["constant"]["epe"] < 12
+    assert 0 < metrics["constant"]["own_epe"] < metrics["constant"]["epe"] < 12
     with safe_open(trained / "weights.safetensors", "pt") as file:
         assert file.metadata()["task"] == "stereo"
     assert yaml.safe_load((trained / "config.yaml").read_text())["task"] == "stereo"
@@ -95,6 +95,13 @@ def test_predict_writes_the_disparity(trained: Path, pair: tuple[Path, Path], op
     if options:
         (answer,) = json.loads(printed)
         assert answer["most"] == pytest.approx(float(exact.max()))
+
+
+def test_factorized_attention_leaves_its_masks(tmp_path: Path) -> None:
+    one_step = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=1")
+    assert run("fit", *QUICK, *one_step, "--model.name=fa_psmnet_nano", "--out", tmp_path / "fa") == 0
+    with Image.open(only_run(tmp_path / "fa") / "basis.png") as picture:
+        assert min(picture.size) > 200
 
 
 def test_training_reads_kitti(tmp_path: Path, capsys: Capture) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halonet.analysis.basis_masks import plot_basis
 from halonet.analysis.disparity_pictures import plot_disparities
 from halonet.analysis.plots import plot_curves
 from halonet.analysis.score import Score
-from halonet.data.stereo import Scene, normalize
+from halonet.data.stereo import MEAN, STD, Scene, normalize
 from halonet.files import replacing
+from halonet.layers import FactorizedAttention
 from halonet.models.checkpoints import save_weights
 from halonet.stereo import valid_mask
 from halonet.training.files import WEIGHTS
@@ -51,7 +53,7 @@ def _truth(scene: Scene, task: StereoTask) -> tuple[Tensor, Tensor]:
 def draw_pictures(
     task: StereoTask, data: StereoDataModule, history: Sequence[dict[str, float]], folder: Path, *, score: Score
 ) -> None:
-    """curves.png, and disparities.png of some test pairs."""
+    """curves.png, disparities.png of some test pairs, and with factorized attention basis.png of their left views."""
     with replacing(folder / "curves.png") as beside:
         plot_curves(history, beside, score=score, loss="smooth L1 of all outputs (weighted)", trained="train")
     task.model.eval()
@@ -64,3 +66,7 @@ def draw_pictures(
         told.append(task.model(left, right)[0].float().cpu().numpy())
     with replacing(folder / "disparities.png") as beside:
         plot_disparities(scenes, told, beside)
+    if any(isinstance(module, FactorizedAttention) for module in task.model.modules()):
+        views = [normalize(scene.left).to(device) for scene in scenes]
+        features: Any = task.model.features
+        plot_basis(task.model, views, folder / "basis.png", mean=MEAN, std=STD, run=features)
