@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,3 +24,21 @@ class Pointwise(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H/stride), ceil(W/stride)), channels last in memory."""
         return pointwise(input, self).permute(0, 3, 1, 2)
+
+
+class PositionLinear(nn.Linear):
+    """`nn.Linear` on (B, S, C) that keeps the order which the numbers have in memory: the same in all but speed.
+
+    The view of a channels-first map, whose positions lie side by side, gives such a view, so that nothing is turned
+    round on the way through several layers and back into the map.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, S, C) -> (B, S, C')."""
+        if input.stride(1) != 1 or input.stride(2) == 1:
+            return F.linear(input, self.weight, self.bias)
+        weight, maps = self.weight.expand(len(input), -1, -1), input.transpose(1, 2)
+        bias: Tensor | None = self.bias
+        if bias is None:
+            return torch.bmm(weight, maps).transpose(1, 2)
+        return torch.baddbmm(bias[:, None], weight, maps).transpose(1, 2)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halonet.layers.pointwise import PositionLinear
 from halonet.ops.checks import check_choice, check_positive
 from halonet.ops.factorized_attention import KINDS
 
@@ -88,8 +89,10 @@ class WholeMapAttention(nn.Module, ABC):
         bias = shape.bottleneck if bias is None else bias
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         widths = zip(self.PROJECTIONS, (channels, channels, value_channels), strict=True)
-        self.projections = nn.ModuleDict({name: nn.Linear(dim, width, bias=bias, **options) for name, width in widths})
-        self.output = nn.Linear(value_channels, dim, bias=bias, **options) if shape.bottleneck else nn.Identity()
+        self.projections = nn.ModuleDict(
+            {name: PositionLinear(dim, width, bias=bias, **options) for name, width in widths}
+        )
+        self.output = PositionLinear(value_channels, dim, bias=bias, **options) if shape.bottleneck else nn.Identity()
         self.norms = nn.ModuleList()
         self.feed_forward: nn.Module | None = None
         if shape.feed_forward:

@@ -40,14 +40,21 @@ def factorized_attention(coefficients: Tensor, basis: Tensor, value: Tensor, *, 
     _check("coefficients", coefficients, "basis", basis, value, kind)
     wide = torch.promote_types(value.dtype, torch.float32)
     with _as_given(value.device.type):
-        mixture, masks = coefficients.to(wide), basis.to(wide)
-        if kind == "gaussian":
-            mixture, masks = mixture.softmax(dim=3), masks.softmax(dim=1)
-        context = torch.einsum("btnk,btnd->bnkd", masks, value.to(wide))
-        if kind == "dot":  # the smallest of all that could be divided
-            context = context / basis.shape[3]
-        output = torch.einsum("bsnk,bnkd->bsnd", mixture, context)
-    return output.to(value.dtype)
+        return _mixed(coefficients.to(wide), basis.to(wide), value.to(wide), kind).to(value.dtype)
+
+
+def _mixed(coefficients: Tensor, basis: Tensor, value: Tensor, kind: str) -> Tensor:
+    """The op itself, in the order that numbers have in memory: of channels-first maps positions lie side by side."""
+    first = all(tensor.stride(1) == 1 for tensor in (coefficients, basis, value))
+    order, channels, positions = ((0, 2, 3, 1), 2, 3) if first else ((0, 2, 1, 3), 3, 2)
+    mixture, masks, values = (tensor.permute(order) for tensor in (coefficients, basis, value))
+    if kind == "gaussian":
+        mixture, masks = mixture.softmax(dim=channels), masks.softmax(dim=positions)
+    context = masks @ values.mT if first else masks.mT @ values
+    if kind == "dot":  # the smallest of all that could be divided
+        context = context / basis.shape[3]
+    output = context.mT @ mixture if first else mixture @ context
+    return output.permute((0, 3, 1, 2) if first else (0, 2, 1, 3))
 
 
 def nonlocal_attention(

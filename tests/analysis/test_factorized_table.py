@@ -43,6 +43,21 @@ def test_what_is_too_large_is_not_run(capsys: pytest.CaptureFixture[str]) -> Non
     assert "median_ms" in report["tables"]["gaussian"][1]["forward"]["factorized"]
 
 
+def test_what_takes_too_long_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice the side is 4 times the pixels and 16 times the pairs."""
+    before = [entry(4, factorized={"median_ms": 9.0}), entry(8, factorized={"median_ms": 2e3}, nonlocal_={})]
+    before[1]["forward"]["nonlocal"] = {"median_ms": 1e3, "peak_bytes": 1.0}
+    before[0]["forward"]["nonlocal"] = {"refused": "too large"}
+    assert table.expected_seconds(16, "forward", "factorized", before) == 8.0
+    assert table.expected_seconds(16, "forward", "nonlocal", before) == 16.0
+    assert table.expected_seconds(16, "forward+backward", "nonlocal", before) == 0.0
+    monkeypatch.setattr(table, "MOST_SECONDS", 0.0)
+    options: dict[str, Any] = {"batch": 1, "dtype": torch.float32, "device": "cpu", "rounds": 1}
+    report = table.factorized_table([4, 8], peers=("factorized",), **options)
+    assert "median_ms" in report["tables"]["dot"][0]["forward"]["factorized"]
+    assert report["tables"]["dot"][1]["forward"]["factorized"]["refused"] == "would take about 0 s a pass"
+
+
 @pytest.mark.parametrize("kind", ["gaussian", "dot"])
 def test_the_gate_bites(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     table.check_peers(table.PEERS, dtype=torch.float32, device=CPU)

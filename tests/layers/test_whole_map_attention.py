@@ -158,6 +158,24 @@ def test_channels_last_autocast_and_compile(layer_class: type[WholeMapAttention]
 
 
 @pytest.mark.parametrize("layer_class", LAYERS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_orders_in_memory_give_the_same(layer_class: type[WholeMapAttention], form: str, kind: str) -> None:
+    """Channels first and channels last, outputs and gradients; the map comes back in the order it had."""
+    layer = random_layer(layer_class, form, kind=kind)
+    x = torch.randn(SHAPES["map"], dtype=torch.float64)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        map_ = x.clone(memory_format=memory_format).requires_grad_()
+        output = layer(map_)
+        if form != "transformer":
+            assert output.is_contiguous(memory_format=memory_format)
+        results.append([output, *torch.autograd.grad(output.sin().sum(), [map_, *layer.parameters()])])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("layer_class", LAYERS)
 def test_exports_for_maps_of_any_size(layer_class: type[WholeMapAttention]) -> None:
     layer = layer_class(12, channels=8, **({"backend": "materialized"} if layer_class is NonLocal else {})).eval()
     nn.init.normal_(layer.output.weight)  # type: ignore[arg-type]

@@ -121,8 +121,8 @@ def test_multiply_adds_are_what_torch_counts(attention: str, heads: int) -> None
 def test_every_pyramid_has_the_sizes_of_table_1(name: str) -> None:
     """On images of 896 x 1280; attention where the name says."""
     with torch.device("meta"):
-        model = create_pyramid(name).eval()
-        levels = model(torch.empty(1, 3, 896, 1280))
+        model, image = create_pyramid(name).eval(), torch.empty(1, 3, 896, 1280)
+    levels = model(image)
     sizes = [(224, 320), (112, 160), (56, 80), (28, 40), (14, 20)]
     assert {level: tuple(map_.shape) for level, map_ in levels.items()} == {
         f"fpn{number}": (1, 256, *size) for number, size in enumerate(sizes, start=1)

@@ -30,6 +30,7 @@ EXACT = 1e-9  # of the largest value: what float64 may differ by
 MODULES = {"factorized": "FA-dot", "nonlocal": "CA-dot"}  # rows of Table 9; it has none for a fused kernel
 # Floats a pixel that a call needs beside maps of all pixels to all, as measured forward and backward, rounded up.
 FLOATS_A_PIXEL = {"factorized": 400, "nonlocal": 400, "nonlocal-fused": 2000}
+MOST_SECONDS = 60.0  # that a pass may take, by the last smaller map; what takes longer is not run
 _UNTOLD = 8e9  # bytes that a machine is taken to have free that does not tell
 _MEMORY = Path("/proc/meminfo")
 
@@ -79,6 +80,7 @@ def factorized_table(
         sides: of the maps, in pixels.
         peers: among PEERS.
         limit_gib: memory that a call may need by a rough estimate; half of what is free if None, 8e9 bytes at most.
+            Passes of more than MOST_SECONDS, as smaller maps tell, are not run either.
 
     Returns:
         "setting"; "tables" by kind, an entry a side with the rows of each mode, where memory is in bytes and
@@ -110,7 +112,9 @@ def factorized_table(
         measuring = _Run(batch, dtype, on, rounds, limit, meter)
         for kind in KINDS:
             print(f"\n{kind}")
-            tables[kind] = [_entry(side, kind, peers, measuring) for side in sorted(set(sides))]
+            tables[kind] = []
+            for side in sorted(set(sides)):
+                tables[kind].append(_entry(side, kind, peers, measuring, tables[kind]))
     growth = {kind: growth_of(entries) for kind, entries in tables.items()}
     over = {kind: first_over(entries, batch=batch) for kind, entries in tables.items()}
     _print_growth(growth)
@@ -215,18 +219,27 @@ def closed_form(name: str, side: int, *, batch: int) -> int | None:
     return batch * complexity(MODULES[name], sizes, counting="paper").bytes if name in MODULES else None
 
 
-def _entry(side: int, kind: str, peers: Sequence[str], measuring: _Run) -> Entry:
+def _entry(side: int, kind: str, peers: Sequence[str], measuring: _Run, before: Sequence[Entry]) -> Entry:
+    """Rows of a map. before: the entries of smaller ones, by whose times a pass may be found too long."""
     entry: Entry = {"side": side}
     taking_part = [name for name in peers if name != "nonlocal-fused" or kind == "gaussian"]
     for mode in MODES:
-        entry[mode] = _measure(side, kind, mode, taking_part, measuring)
+        expected = {name: expected_seconds(side, mode, name, before) for name in taking_part}
+        entry[mode] = _measure(side, kind, mode, expected, measuring)
         for name, row in entry[mode].items():
             print(f"  {side:4d} x {side:<4d} {mode:17} {name:15} {_told(row)}", flush=True)
     return entry
 
 
-def _measure(side: int, kind: str, mode: str, peers: Sequence[str], measuring: _Run) -> Rows:
-    """Rows of the peers that are run, and the reasons of those that are not."""
+def expected_seconds(side: int, mode: str, name: str, before: Sequence[Entry]) -> float:
+    """Of one pass, by the last map that was measured, if any: work grows with pixels, or with their pairs."""
+    last, row = next(iter(reversed(list(_measured(before, mode, name)))), (side, {"median_ms": 0.0}))
+    seconds: float = row["median_ms"] / 1e3 * (side / last) ** (2 if name == "factorized" else 4)
+    return seconds
+
+
+def _measure(side: int, kind: str, mode: str, peers: Mapping[str, float], measuring: _Run) -> Rows:
+    """Rows of the peers that are run, and the reasons of those that are not. peers: with the seconds expected."""
     batch, dtype, device = measuring.batch, measuring.dtype, measuring.device
     rows: Rows = {}
     calls: dict[str, Callable[[], object]] = {}
@@ -235,6 +248,9 @@ def _measure(side: int, kind: str, mode: str, peers: Sequence[str], measuring: _
         needed = estimate(name, kind, mode, side, batch=batch, dtype=dtype)
         if needed > measuring.limit:
             rows[name] |= {"refused": f"would need about {needed / 1e9:.1f} GB"}
+            continue
+        if peers[name] > MOST_SECONDS:
+            rows[name] |= {"refused": f"would take about {peers[name]:.0f} s a pass"}
             continue
         make = partial(step_of, name, kind, mode, side, batch, dtype, device)
         try:
