@@ -16,8 +16,10 @@ def _filled_with_nan(allocate):
 
 
 @pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """On for every test of this folder. A file that compiles overrides it: tracing must see the real allocators."""
+def poisoned_memory(request, monkeypatch):
+    """On for every test of this folder but those that compile, by their name: tracing must see the real allocators."""
+    if "compile" in request.node.name:
+        return
     for owner, name in (
         (torch, "empty"),
         (torch, "empty_like"),

@@ -177,10 +177,20 @@ def test_memory_grows_with_positions_alone(kind: str) -> None:
     assert watch.largest == 2 * 500 * 2 * 5
 
 
-def test_compiles_in_one_graph() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("channels_first", [True, False])
+def test_compiles_in_one_graph(kind: str, channels_first: bool) -> None:
+    """Output and gradients, in both orders that numbers may have in memory."""
     tensors = inputs(positions=30)
     compiled = torch.compile(factorized_attention, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*tensors), factorized_attention(*tensors))
+    given = tensors
+    if channels_first:
+        one, two, three = (t.detach().permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2) for t in tensors)
+        given = one.requires_grad_(), two.requires_grad_(), three.requires_grad_()
+    output, expected = compiled(*given, kind=kind), factorized_attention(*tensors, kind=kind)
+    torch.testing.assert_close(output, expected)
+    for got, wanted in zip(gradients(output, given), gradients(expected, tensors), strict=True):
+        torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize(
