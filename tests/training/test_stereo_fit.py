@@ -137,6 +137,7 @@ def test_bad_pairs_are_told(trained: Path, pair: tuple[Path, Path], tmp_path: Pa
 
 def test_settings_without_meaning_are_refused(capsys: Capture, finished: Path) -> None:
     assert "data.mixup: has no meaning for the task stereo" in error_line(capsys, "fit", *QUICK, "--data.mixup=0.2")
+    assert "data.in_chans: has no meaning" in error_line(capsys, "fit", *QUICK, "--data.in_chans=1")
     message = error_line(capsys, "fit", *QUICK, "--model.name=halonet_nano_32")
     assert "model.name: expected a stereo model" in message
     message = error_line(capsys, "fit", "--model.name=psmnet_nano")

@@ -21,7 +21,7 @@ from halonet.training.stereo.results import draw_pictures, judge_constant, write
 from halonet.training.task import Parts, TaskKind
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
-DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed", "in_chans", "test_fraction"}
+DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed"}
 MODEL_SETTINGS = {"name", "weights", "overrides"}
 
 
