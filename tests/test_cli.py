@@ -29,18 +29,21 @@ def test_the_options_are_these() -> None:
     """A new one is a decision: the command line is kept small. Model and data sets grow by rows and recipes instead."""
     expected = """
         task
-        model.name model.weights model.drop_rate model.drop_path_rate model.random_shift model.redraw_features
-        model.overrides
-        data.root data.batch_size data.num_workers data.img_size data.in_chans data.val_fraction data.test_fraction
-        data.split_seed data.augment data.randaugment data.crop_scale data.random_erasing data.mixup data.cutmix
-        data.repeats
+        model.name model.weights model.zero_head model.grad_checkpointing model.drop_rate model.drop_path_rate
+        model.random_shift model.redraw_features model.overrides
+        data.root data.dataset data.streaming data.shuffle_buffer data.class_map data.on_error data.max_error_fraction
+        data.batch_size data.num_workers data.img_size data.in_chans data.val_fraction data.test_fraction
+        data.split_seed data.augment data.crop_pct data.randaugment data.crop_scale data.random_erasing data.mixup
+        data.cutmix data.repeats
         stereo.dataset stereo.render stereo.crop_size stereo.drawn_size stereo.drawn_pairs stereo.drawn_disparity
         stereo.loss_weights
         optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
-        optim.drop_epochs optim.drop_ratio optim.label_smoothing
-        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.threads
+        optim.drop_epochs optim.drop_ratio optim.label_smoothing optim.global_batch optim.ema_decay
+        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.sync_batchnorm
+        trainer.compile trainer.threads
         trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
-        trainer.limit_val_batches trainer.limit_test_batches trainer.progress
+        trainer.limit_val_batches trainer.limit_test_batches trainer.save_every_steps
+        trainer.save_every_minutes trainer.keep_last trainer.progress
         seed out name
     """
     assert setting_names() == tuple(expected.split())

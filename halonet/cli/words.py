@@ -6,8 +6,14 @@ import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-# What the extra `train` brings.
-EXTRAS = ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "torchmetrics", "yaml")
+# Packages that the core install does not have, by the extra that brings them.
+EXTRAS = {
+    **dict.fromkeys(
+        ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "torchmetrics", "yaml"), "train"
+    ),
+    **dict.fromkeys(("datasets", "webdataset"), "data"),
+    **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+}
 
 
 class UsageError(ValueError):
@@ -29,7 +35,7 @@ def one_line(error: Exception) -> str | None:
         return f"no space left on the disk{f' to write {where}' if where else ''}"
     package = (getattr(error, "name", None) or "").split(".")[0]
     if isinstance(error, ModuleNotFoundError) and package in EXTRAS:
-        return f"this command needs {package}, which is not installed: pip install 'halonet[train]'"
+        return f"this command needs {package}, which is not installed: pip install 'halonet[{EXTRAS[package]}]'"
     if not isinstance(error, ValueError | OSError):
         return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]

@@ -9,9 +9,17 @@ class DataConfig:
     """The images.
 
     Args:
-        root: image folder: one sub-folder per class, or train/, val/ and test/ that hold them; null: the
-            embedded handwritten digits (1797 real 8x8 scans)
-        batch_size: images per optimizer step and device
+        root: image folder: one sub-folder per class, or train/, val/ and test/ that hold them; or what `dataset`
+            names; null: the embedded handwritten digits (1797 real 8x8 scans)
+        dataset: auto: told by what lies at root; folder; imagenet: class folders, or the original tar files with the
+            devkit; imagenet21k: class folders or tar files; imagenetv2; webdataset: shards, paths or addresses with
+            {000..146}; huggingface: a data set on disk or by name, for the library `datasets`
+        streaming: huggingface: read while it comes, keep nothing on disk
+        shuffle_buffer: images that shards and streams are mixed among
+        class_map: JSON or text file that gives classes (folders, ids) other names, in the order of their numbers
+        on_error: what an unreadable image does: raise: end the run; skip: another takes its place, and it is reported
+        max_error_fraction: share of the images that may be skipped before the run ends all the same
+        batch_size: images per device in one pass
         num_workers: loading processes; null: 0 for the digits, up to 8 for a folder
         img_size: side in pixels the network sees; null: 16 for the digits, the model's own for a folder
         in_chans: 1 for grey, 3 for colour; null: 1 for the digits, 3 for a folder
@@ -20,6 +28,8 @@ class DataConfig:
         split_seed: seed of that split; apart from the training's seed, so that the judges stay the same
         augment: auto: affine for the digits, photo for a folder; affine: small turns, shifts and scalings;
             photo: random resized crop, left-right flip, RandAugment; none: nothing random
+        crop_pct: share of the resized picture that the centre crop of validation and test keeps; null: of the data or
+            the model
         randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the
             model's own
         crop_scale: smallest share of the picture a random crop may keep (photo)
@@ -30,6 +40,12 @@ class DataConfig:
     """
 
     root: str | None = None
+    dataset: Literal["auto", "folder", "imagenet", "imagenet21k", "imagenetv2", "webdataset", "huggingface"] = "auto"
+    streaming: bool = False
+    shuffle_buffer: int = 5000
+    class_map: str | None = None
+    on_error: Literal["raise", "skip"] = "raise"
+    max_error_fraction: float = 0.001
     batch_size: int = 32
     num_workers: int | None = None
     img_size: int | None = None
@@ -38,6 +54,7 @@ class DataConfig:
     test_fraction: float = 0.2
     split_seed: int = 2021
     augment: Literal["auto", "none", "affine", "photo"] = "auto"
+    crop_pct: float | None = None
     randaugment: float | None = None
     crop_scale: float = 0.08
     random_erasing: float = 0.0
@@ -58,6 +75,12 @@ class DataConfig:
         if self.val_fraction + self.test_fraction >= 1:
             total = self.val_fraction + self.test_fraction
             raise ValueError(f"data.val_fraction + data.test_fraction: expected less than 1, got {total:g}")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"data.shuffle_buffer: expected at least 1, got {self.shuffle_buffer}")
+        if not 0 <= self.max_error_fraction <= 1:
+            raise ValueError(f"data.max_error_fraction: expected 0 to 1, got {self.max_error_fraction}")
+        if self.crop_pct is not None and not 0 < self.crop_pct <= 1:
+            raise ValueError(f"data.crop_pct: expected more than 0 and at most 1, got {self.crop_pct}")
         if self.randaugment is not None and not 0 <= self.randaugment <= 31:
             raise ValueError(f"data.randaugment: expected 0 to 31, got {self.randaugment}")
         if not 0 < self.crop_scale <= 1:

@@ -17,6 +17,8 @@ class ModelConfig:
     Args:
         name: a name that `halonet models` lists
         weights: safetensors file to start from; a head for another number of classes is replaced
+        zero_head: start the classifier from zeros, as HaloNet's section 4.5 fine-tunes
+        grad_checkpointing: keep only the maps between blocks and compute the rest again in the backward pass
         drop_rate: dropout before the classifier
         drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0
             in the first
@@ -29,6 +31,8 @@ class ModelConfig:
 
     name: str = "halonet_nano_32"
     weights: str | None = None
+    zero_head: bool = False
+    grad_checkpointing: bool = False
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
     random_shift: float = 0.0
@@ -60,6 +64,11 @@ class OptimConfig:
             cosine; an empty list keeps it at its peak; null: the cosine
         drop_ratio: see drop_epochs
         label_smoothing: probability mass spread evenly over all classes
+        global_batch: images of one optimizer step on all devices together, which lr is meant for; accumulation and
+            the batch a device takes follow from it, lr where it cannot be met exactly; null: whatever the devices,
+            data.batch_size and trainer.accumulate_grad_batches give
+        ema_decay: share of the old that a moving average of the weights keeps each step; the average is what is
+            validated, tested and written; 0: none
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -71,6 +80,8 @@ class OptimConfig:
     drop_epochs: list[float] | None = None
     drop_ratio: float = 0.1
     label_smoothing: float = 0.1
+    global_batch: int | None = None
+    ema_decay: float = 0.0
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -78,7 +89,9 @@ class OptimConfig:
         for name in ("weight_decay", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name}: expected at least 0, got {getattr(self, name)}")
-        for name in ("momentum", "label_smoothing"):
+        if self.global_batch is not None and self.global_batch < 1:
+            raise ValueError(f"optim.global_batch: expected at least 1 or null, got {self.global_batch}")
+        for name in ("momentum", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optim.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
         if self.name == "sgd" and self.momentum == 0:
@@ -103,7 +116,9 @@ class TrainerConfig:
         accelerator: auto, cpu, gpu, mps
         devices: how many, a list as in "0,1", or auto: all
         num_nodes: how many machines
-        strategy: auto, ddp
+        strategy: auto; ddp: every device holds the network; fsdp: they share it out
+        sync_batchnorm: take the statistics of batch norms over all devices
+        compile: run the network under torch.compile
         threads: CPU threads of an operation; null: 1 for the digits, whose network is so small that a second
             one mostly waits (and stalls both when the machine has other work), else all cores
         precision: 32-true, bf16-mixed, 16-mixed
@@ -112,6 +127,9 @@ class TrainerConfig:
         limit_train_batches: batches of an epoch that are used, or with a point, as 0.5, their share
         limit_val_batches: the same for validation
         limit_test_batches: the same for the test
+        save_every_steps: optimizer steps between checkpoints within an epoch; null: by time alone
+        save_every_minutes: minutes between checkpoints within an epoch; 0: by steps alone
+        keep_last: how many of the newest checkpoints are kept beside the best
         progress: auto: a bar in a terminal, else one line an epoch; bar; lines; none
     """
 
@@ -119,7 +137,9 @@ class TrainerConfig:
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    sync_batchnorm: bool = False
+    compile: bool = False
     threads: int | None = None
     precision: str = "32-true"
     accumulate_grad_batches: int = 1
@@ -127,14 +147,21 @@ class TrainerConfig:
     limit_train_batches: int | float = 1.0
     limit_val_batches: int | float = 1.0
     limit_test_batches: int | float = 1.0
+    save_every_steps: int | None = None
+    save_every_minutes: float = 10.0
+    keep_last: int = 2
     progress: Literal["auto", "bar", "lines", "none"] = "auto"
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "accumulate_grad_batches", "num_nodes"):
+        for name in ("max_epochs", "accumulate_grad_batches", "num_nodes", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}: expected at least 1, got {getattr(self, name)}")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"trainer.threads: expected at least 1, got {self.threads}")
+        if self.save_every_steps is not None and self.save_every_steps < 1:
+            raise ValueError(f"trainer.save_every_steps: expected at least 1 or null, got {self.save_every_steps}")
+        if self.save_every_minutes < 0:
+            raise ValueError(f"trainer.save_every_minutes: expected at least 0, got {self.save_every_minutes}")
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
             limit = getattr(self, name)
             if limit <= 0 or (isinstance(limit, float) and limit > 1):
