@@ -1,11 +1,11 @@
 """Run the ImageNet recipe of a HaloNet for a few optimizer steps on drawn pictures of 1000 classes: what a user with
 ImageNet would start, in minutes on a CPU.
 
-    python benchmarks/imagenet_recipe.py [--steps 20] [--global-batch 64] [--recipe halonet_imagenet] [-- --SETTING VALUE]
+    python benchmarks/imagenet_recipe.py [--steps 20] [--global-batch 64] [--recipe NAME] [-- --SETTING VALUE ...]
 
-It draws JPEG files into class folders as ImageNet's lie (train/n00000000 ... and val/), runs `halonet fit --config RECIPE`
-on them in this process, and prints the loss and the learning rate of every step, and what was changed of the recipe.
-An epoch is one step here, so that the schedule goes through its warm-up and its cosine.
+It draws JPEG files into class folders as ImageNet's lie (train/n00000000 ... and val/), runs `halonet fit --config
+NAME` on them in this process, and prints the loss and the learning rate of every step, and what was changed of the
+recipe. An epoch is one step here, so that the schedule goes through its warm-up and its cosine.
 """
 
 from __future__ import annotations
@@ -36,17 +36,15 @@ CLASSES = 1000
 
 
 def draw_image(label: int, number: int) -> Image.Image:
-    """A JPEG-sized picture: a gradient in two colours of its class, and noise."""
+    """A picture as large as a web photo: a gradient between two colours of its class, and patches of its own."""
     of_class, of_image = np.random.default_rng(label), np.random.default_rng((label, number))
-    width, height = of_image.integers(280, 500, 2)
+    width, height = (int(side) for side in of_image.integers(280, 500, 2))
     first, second = of_class.uniform(0, 255, (2, 3))
     slope = of_class.uniform(-1, 1, 2)
-    columns, rows = np.meshgrid(np.linspace(-1, 1, width), np.linspace(-1, 1, height))
-    share = 0.5 + 0.25 * (slope[0] * columns + slope[1] * rows)
-    picture = share[..., None] * first + (1 - share[..., None]) * second
-    small = of_image.normal(0, 25, (height // 8 + 1, width // 8 + 1, 1))
-    noise = np.kron(small, np.ones((8, 8, 1)))[:height, :width]
-    return Image.fromarray((picture + noise).clip(0, 255).astype(np.uint8))
+    columns, rows = np.meshgrid(np.linspace(-1, 1, width // 8), np.linspace(-1, 1, height // 8))
+    share = (0.5 + 0.25 * (slope[0] * columns + slope[1] * rows))[..., None]
+    picture = share * first + (1 - share) * second + of_image.normal(0, 25, (*share.shape[:2], 1))
+    return Image.fromarray(picture.clip(0, 255).astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
 
 
 def draw_folder(root: Path, *, train: int, val: int) -> None:
@@ -81,8 +79,7 @@ class Watch(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: Any) -> None:
         self.losses.append(sum(self.passes) / len(self.passes))
         self.passes.clear()
-        step = len(self.losses)
-        print(f"step {step:2d}  loss {self.losses[-1]:.4f}  learning rate {self.rates[-1]:.6f}", flush=True)
+        print(f"step {len(self.losses):2d}  loss {self.losses[-1]:.4f}  learning rate {self.rates[-1]:.6f}", flush=True)
 
 
 class Watched(Classification):
@@ -157,9 +154,10 @@ def main() -> int:
         shown = "a temporary folder" if name == "data.root" else value
         print(f"  {name}: {setting_of(recipe, name)} -> {shown}")
     print(f"  further: {' '.join(arguments.rest) or 'nothing'}")
+    steps = len(watch.losses)
     print(
-        f"{recipe['model']['name']}, {len(watch.losses)} steps of {watch.images / len(watch.losses):.0f} images in"
-        f" {seconds:.0f} s: loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f} (ln {CLASSES} is {np.log(CLASSES):.3f});"
+        f"{recipe['model']['name']}, {steps} steps of {watch.images / steps:.0f} images in {seconds:.0f} s:"
+        f" loss {watch.losses[0]:.3f} to {watch.losses[-1]:.3f} (ln {CLASSES} is {np.log(CLASSES):.3f});"
         f" {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads,"
         f" Python {platform.python_version()}, torch {torch.__version__}"
     )

@@ -90,6 +90,12 @@ def test_every_recipe_of_imagenet_is_judged_here() -> None:
     assert set(PUBLISHED) == set(NAMES)
 
 
+def test_the_page_has_every_recipe() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w*imagenet\w*)` \|", page, re.MULTILINE)
+    assert sorted(rows) == NAMES
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_header(name: str) -> None:
     header = header_of(name)
