@@ -157,7 +157,7 @@ def test_summary(capsys: Capture) -> None:
         (("fit", "--data.img_size", "big"), "data.img_size: expected int or null, got big"),
         (("fit", "--data.in_chans", "2"), "data.in_chans: expected one of [1, 3] or null, got 2"),
         (("fit", "--trainer.limit_val_batches", "1.5"), "trainer.limit_val_batches: expected a whole number"),
-        (("fit", "--model.drop_rate", "1"), "model.drop_rate: expected at least 0 and less than 1, got 1.0"),
+        (("fit", "--model.drop_rate", "1"), "model.drop_rate: expected at least 0 and less than 1 or null, got 1.0"),
         (("fit", "--config", "halonet_imagnet"), "no recipe 'halonet_imagnet', did you mean halonet_imagenet"),
         (("fit", "--ckpt_path", "gone.ckpt"), "no checkpoint at gone.ckpt"),
         (("test",), "expected --weights or --ckpt_path, got neither"),

@@ -27,7 +27,8 @@ class DataConfig:
         test_fraction: share of each class held out to judge by, where a folder is not split already
         split_seed: seed of that split; apart from the training's seed, so that the judges stay the same
         augment: auto: affine for the digits, photo for a folder; affine: small turns, shifts and scalings;
-            photo: random resized crop, left-right flip, RandAugment; none: nothing random
+            photo: random resized crop, left-right flip, RandAugment; crop: the test's crop at a random place, and
+            flip; none: nothing random
         crop_pct: share of the resized picture that the centre crop of validation and test keeps; null: of the data or
             the model
         randaugment: RandAugment magnitude 0 to 31 (TensorFlow scale, two operations an image); null: the
@@ -53,7 +54,7 @@ class DataConfig:
     val_fraction: float = 0.1
     test_fraction: float = 0.2
     split_seed: int = 2021
-    augment: Literal["auto", "none", "affine", "photo"] = "auto"
+    augment: Literal["auto", "none", "affine", "photo", "crop"] = "auto"
     crop_pct: float | None = None
     randaugment: float | None = None
     crop_scale: float = 0.08

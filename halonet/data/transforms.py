@@ -3,15 +3,17 @@
 import json
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import InterpolationMode, v2
+
+from halonet.data.randaugment import RandAugmentForm, rand_augment
 
 ImageTransform = Callable[[Image.Image], torch.Tensor]
 
@@ -19,13 +21,24 @@ ImageTransform = Callable[[Image.Image], torch.Tensor]
 @dataclass(frozen=True)
 class Preprocessing:
     """How a network wants its pictures: square side in pixels, channels, mean and std of values in 0 to 1,
-    and the share of the resized picture that the centre crop keeps."""
+    the share of the resized picture's short side that the centre crop keeps, and how it is resized."""
 
     img_size: int
     in_chans: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float
+    interpolation: str = "bicubic"
+
+    @property
+    def short_side(self) -> int:
+        """Pixels of the resized picture's short side."""
+        return max(self.img_size, round(self.img_size / self.crop_pct))
+
+    @property
+    def filter(self) -> InterpolationMode:
+        """`interpolation` as torchvision names it."""
+        return InterpolationMode(self.interpolation)
 
     def to_metadata(self) -> dict[str, str]:
         """Every field as JSON text, for a safetensors header."""
@@ -33,24 +46,25 @@ class Preprocessing:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "Preprocessing":
-        """The other way round. Raises ValueError naming the fields that are missing."""
-        missing = [name for name in cls.__dataclass_fields__ if name not in metadata]
+        """The other way round; `interpolation`, which older files do not tell, may be missing. Raises ValueError naming
+        the other fields that are."""
+        missing = [item.name for item in fields(cls) if item.default is MISSING and item.name not in metadata]
         if missing:
             raise ValueError(f"weights without {', '.join(missing)} in their metadata: not written by halonet fit")
-        fields: dict[str, Any] = {name: json.loads(metadata[name]) for name in cls.__dataclass_fields__}
-        fields |= {name: tuple(fields[name]) for name in ("mean", "std")}
-        return cls(**fields)
+        values: dict[str, Any] = {
+            item.name: json.loads(metadata[item.name]) for item in fields(cls) if item.name in metadata
+        }
+        values |= {name: tuple(values[name]) for name in ("mean", "std")}
+        return cls(**values)
 
 
 def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
     """Resize the short side, cut the centre out, normalize: nothing random. Returns (in_chans, side, side)
     float32."""
-    side = preprocessing.img_size
-    short = max(side, round(side / preprocessing.crop_pct))
     return v2.Compose(
         [
-            v2.Resize(short, interpolation=InterpolationMode.BICUBIC),
-            v2.CenterCrop(side),
+            v2.Resize(preprocessing.short_side, interpolation=preprocessing.filter),
+            v2.CenterCrop(preprocessing.img_size),
             *_to_tensor(preprocessing),
         ]
     )
@@ -59,52 +73,51 @@ def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
 def train_transform(
     preprocessing: Preprocessing,
     *,
-    augment: Literal["none", "affine", "photo"],
+    augment: Literal["none", "affine", "photo", "crop"],
     randaugment: float,
     crop_scale: float,
     random_erasing: float = 0.0,
+    randaugment_form: RandAugmentForm = "tensorflow",
 ) -> ImageTransform:
     """The training counterpart; arguments as in DataConfig, with "auto" and null decided. RandAugment comes
-    with "affine" too where its magnitude is above 0. Nothing random, no erasing either, with "none"."""
-    side = preprocessing.img_size
+    with the others too where its magnitude is above 0. Nothing random, no erasing either, with "none"."""
     if augment == "none":
         return eval_transform(preprocessing)
-    steps: list[Callable[[Image.Image], Image.Image]]
-    if augment == "affine":
-        steps = [
-            v2.Resize((side, side), interpolation=InterpolationMode.BICUBIC),
-            v2.RandomAffine(
-                10.0,
-                translate=(0.06, 0.06),
-                scale=(0.9, 1.1),
-                shear=5.0,
-                interpolation=InterpolationMode.BILINEAR,
-            ),
-        ]
-    else:
-        steps = [
-            v2.RandomResizedCrop(side, scale=(crop_scale, 1.0), interpolation=InterpolationMode.BICUBIC),
-            v2.RandomHorizontalFlip(),
-        ]
+    steps = _crop(preprocessing, augment=augment, crop_scale=crop_scale)
     if randaugment > 0:
-        steps.append(_rand_augment(preprocessing, magnitude=randaugment))
+        change = rand_augment(
+            form=randaugment_form,
+            magnitude=randaugment,
+            side=preprocessing.img_size,
+            mean=preprocessing.mean,
+            interpolation=Image.Resampling[preprocessing.interpolation.upper()],
+        )
+        steps.append(change)
     # Noise of a normalized image's own spread, a value a pixel and channel.
     erasing = [RandomErasing(random_erasing, mode="pixel", device="cpu")] if random_erasing else []
     return v2.Compose([*steps, *_to_tensor(preprocessing), *erasing])
 
 
-def _rand_augment(preprocessing: Preprocessing, *, magnitude: float) -> Callable[[Image.Image], Image.Image]:
-    """Two operations an image (RandAugment, Cubuk et al. 2019). The paper's magnitudes go up to 31, on the
-    scale that TensorFlow's code extends beyond its nominal 10; timm clips there unless told a larger
-    maximum."""
-    grey = tuple(min(255, round(255 * value)) for value in preprocessing.mean)
-    hparams: dict[str, Any] = {
-        "translate_const": int(preprocessing.img_size * 0.45),
-        "img_mean": grey[0] if len(grey) == 1 else grey,
-        "magnitude_max": 31,
-    }
-    # The text form takes whole magnitudes only; the noise term is timm's usual one.
-    return rand_augment_transform(f"rand-m{round(magnitude)}-n2-mstd0.5", hparams)
+def _crop(
+    preprocessing: Preprocessing, *, augment: Literal["affine", "photo", "crop"], crop_scale: float
+) -> list[Callable[[Image.Image], Image.Image]]:
+    """The steps that bring a picture to the network's size, with what is random about place, scale and side."""
+    side, interpolation = preprocessing.img_size, preprocessing.filter
+    if augment == "affine":
+        affine = v2.RandomAffine(
+            10.0,
+            translate=(0.06, 0.06),
+            scale=(0.9, 1.1),
+            shear=5.0,
+            interpolation=InterpolationMode.BILINEAR,
+        )
+        return [v2.Resize((side, side), interpolation=interpolation), affine]
+    if augment == "crop":
+        # As in the test, but anywhere: the transfer protocol's (HaloNet, section 4.5; ViL, section A.2).
+        resize = v2.Resize(preprocessing.short_side, interpolation=interpolation)
+        return [resize, v2.RandomCrop(side), v2.RandomHorizontalFlip()]
+    crop = RandomResizedCropAndInterpolation(side, scale=(crop_scale, 1.0), interpolation=preprocessing.interpolation)
+    return [crop, v2.RandomHorizontalFlip()]
 
 
 def _to_tensor(preprocessing: Preprocessing) -> list[Callable[..., Any]]:

@@ -13,6 +13,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from torch import nn
 
 from halonet.models import rows, vit_rows
+from halonet.models.cards import TRAINING_KEYS, card_of
 from halonet.models.checkpoints import fit_state_dict, load_weights
 from halonet.models.config import ResidualConfig, nearest, override
 from halonet.models.psmnet import PSMNet
@@ -90,8 +91,8 @@ def create_model(
     num_classes: int | None = None,
     in_chans: int | None = None,
     img_size: int | tuple[int, int] | None = None,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
+    drop_rate: float | None = 0.0,
+    drop_path_rate: float | None = 0.0,
     global_pool: str = "avg",
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
@@ -109,8 +110,8 @@ def create_model(
         in_chans: channels of the images; 3 if None.
         img_size: side or (height, width) it is meant for. Every model runs at any size; this sets `default_cfg` and
             the stored size of absolute position tables.
-        drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block, growing linearly from the first.
+        drop_rate: dropout before the classifier; None: what the model's card has (`halonet.models.cards`).
+        drop_path_rate: stochastic depth of the last block, growing linearly from the first; None: the card's.
         global_pool: "avg", "max", or "" for none; of tokens "avg", "token" for the class token, or "".
         features_only: a model that returns a list of maps instead of logits.
         out_indices: which of `feature_info` it returns; all if None.
@@ -129,14 +130,15 @@ def create_model(
         "out_indices": out_indices,
     }
     if name in PSMNETS:
-        plain = (drop_rate, drop_path_rate, global_pool, features_only, num_classes, out_indices)
+        plain = (drop_rate or 0.0, drop_path_rate or 0.0, global_pool, features_only, num_classes, out_indices)
         if plain != (0.0, 0.0, "avg", False, None, None):
             raise ValueError(f"{name} is a stereo network: it has no classifier, dropout or feature maps to choose")
         return _build_stereo(name, in_chans=in_chans, img_size=img_size, pretrained_path=pretrained_path, **overrides)
+    card = card_of(name, ROWS[name].image_shape)
     return _build(
         name,
-        drop_rate=drop_rate,
-        drop_path_rate=drop_path_rate,
+        drop_rate=card["drop_rate"] if drop_rate is None else drop_rate,
+        drop_path_rate=card["drop_path_rate"] if drop_path_rate is None else drop_path_rate,
         global_pool=global_pool,
         features_only=features_only,
         pretrained_path=pretrained_path,
@@ -170,7 +172,7 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
 
     levels = len(config.stages) + (isinstance(config, ResidualConfig) and config.stem == "conv7")
     _check_options(options, levels, family.pools)
-    return build_model_with_cfg(
+    model: Any = build_model_with_cfg(
         construct,
         name,
         pretrained,
@@ -179,6 +181,10 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
         feature_cfg={**family.feature_cfg, "out_indices": tuple(range(levels))},
         **options,
     )
+    # timm's description, `pretrained_cfg`, stays what timm can read back; the card is that and how to train.
+    card = card_of(name, ROWS[name].image_shape)
+    model.default_cfg = {**model.pretrained_cfg, **{key: card[key] for key in TRAINING_KEYS}}
+    return model
 
 
 def _build_stereo(name: str, *, pretrained_path: str | PathLike[str] | None, **options: Any) -> PSMNet:
@@ -226,24 +232,22 @@ def _check_options(options: dict[str, Any], levels: int, pools: tuple[str, ...])
         raise ValueError(f"out_indices must be from {-levels} to {levels - 1}, got {tuple(wanted)}")
 
 
-def _default_cfg(config: ResidualConfig | TokenConfig) -> dict[str, Any]:
+def _default_cfg(name: str, config: ResidualConfig | TokenConfig) -> dict[str, Any]:
     """What timm keeps of a model beside its weights; there are none."""
+    card = card_of(name, config.image_shape)
     return {
         "url": "",
         "num_classes": config.num_classes,
         "input_size": (config.in_chans, *config.image_shape),
         "pool_size": None,
-        "crop_pct": 0.95,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
+        **{key: value for key, value in card.items() if key not in TRAINING_KEYS},
         "first_conv": _FAMILIES[type(config)].first_conv,
         "classifier": "head.fc",
         "license": "apache-2.0",
     }
 
 
-default_cfgs = generate_default_cfgs({name: _default_cfg(config) for name, config in ROWS.items()})
+default_cfgs = generate_default_cfgs({name: _default_cfg(name, config) for name, config in ROWS.items()})
 
 
 def _register(name: str) -> None:

@@ -19,9 +19,9 @@ class ModelConfig:
         weights: safetensors file to start from; a head for another number of classes is replaced
         zero_head: start the classifier from zeros, as HaloNet's section 4.5 fine-tunes
         grad_checkpointing: keep only the maps between blocks and compute the rest again in the backward pass
-        drop_rate: dropout before the classifier
+        drop_rate: dropout before the classifier; null: the model's own
         drop_path_rate: stochastic depth: share of residual branches dropped in the last block, linear from 0
-            in the first
+            in the first; null: the model's own
         random_shift: share of the steps in which layers of Vision Longformer see one random neighbour chunk
             instead of eight; the paper's is 0.75
         redraw_features: steps between new random features of a Performer; null: 1 + 5 * epoch, as the paper;
@@ -33,16 +33,17 @@ class ModelConfig:
     weights: str | None = None
     zero_head: bool = False
     grad_checkpointing: bool = False
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
+    drop_rate: float | None = None
+    drop_path_rate: float | None = None
     random_shift: float = 0.0
     redraw_features: int | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("drop_rate", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
+            rate = getattr(self, name)
+            if rate is not None and not 0 <= rate < 1:
+                raise ValueError(f"model.{name}: expected at least 0 and less than 1 or null, got {rate}")
         if not 0 <= self.random_shift <= 1:
             raise ValueError(f"model.random_shift: expected 0 to 1, got {self.random_shift}")
         if self.redraw_features is not None and self.redraw_features < 0:

@@ -14,6 +14,7 @@ from halonet.data import (
     eval_transform,
     train_transform,
 )
+from halonet.data.randaugment import RandAugmentForm
 from halonet.training.loading import epoch_sampler, make_loader
 
 Loader = DataLoader[tuple[torch.Tensor, int]]
@@ -23,7 +24,7 @@ class ImageDataModule(lightning.LightningDataModule):
     """The loaders of one source. Every part's images are (C, S, S) float32 as `preprocessing` says; only
     train is augmented.
 
-    randaugment: the model's magnitude, which `config.randaugment` overrides.
+    randaugment: the model's magnitude, which `config.randaugment` overrides; randaugment_form: of its card.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class ImageDataModule(lightning.LightningDataModule):
         preprocessing: Preprocessing,
         randaugment: float,
         seed: int,
+        randaugment_form: RandAugmentForm = "tensorflow",
     ) -> None:
         super().__init__()
         self.source = source
@@ -51,6 +53,7 @@ class ImageDataModule(lightning.LightningDataModule):
             randaugment=magnitude,
             crop_scale=config.crop_scale,
             random_erasing=config.random_erasing,
+            randaugment_form=randaugment_form,
         )
 
     def dataset(self, split: Split) -> ImageDataset:

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
+import torch
 from torch import nn
 
 import halonet
@@ -19,9 +20,6 @@ from halonet.training.classification.module import ClassificationTask, mixing
 from halonet.training.classification.results import draw_pictures, predict_test, write_weights
 from halonet.training.config import DataConfig, RunConfig
 from halonet.training.task import Parts, TaskKind
-
-# Appendix C.3: grown from H0 to H7, on TensorFlow's scale.
-PAPER_RANDAUGMENT = {f"h{i}": magnitude for i, magnitude in enumerate((6, 8, 10, 14, 17, 19, 24, 31))}
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,8 @@ class Classification(TaskKind):
         _check_classes(json.loads(metadata.get("class_names", "null")), source, weights)
         if "img_size" in metadata and config.data.img_size is None:
             preprocessing = Preprocessing.from_metadata(metadata)
+            if config.data.crop_pct is not None:
+                preprocessing = replace(preprocessing, crop_pct=config.data.crop_pct)
             if preprocessing.in_chans != source.in_chans:
                 raise ValueError(
                     f"data.in_chans: {weights} reads {preprocessing.in_chans} channels, the data have {source.in_chans}"
@@ -137,14 +137,20 @@ def build(config: RunConfig) -> ClassificationParts:
             notes.append(f"new classifier for {source.num_classes} classes")
         if report.resized:
             notes.append(f"{len(report.resized)} position tables resized")
+    if config.model.zero_head:
+        zero_head(model)
+        notes.append("the classifier starts from zeros")
     card: Any = model.default_cfg
     preprocessing = preprocessing_for(source, config=config.data, card=dict(card))
     return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=notes)
 
 
-def paper_randaugment(name: str) -> float:
-    """RandAugment magnitude of the paper for a model by name, 0 for those it gives none for."""
-    return float(next((PAPER_RANDAUGMENT[part] for part in name.split("_") if part in PAPER_RANDAUGMENT), 0))
+def zero_head(model: nn.Module) -> None:
+    """Set weight and bias of the classifier to zero: every class is as likely as any other (HaloNet, section 4.5)."""
+    classifier: Any = model.get_classifier()  # type: ignore[operator]
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.zero_()
 
 
 def assemble(
@@ -156,11 +162,13 @@ def assemble(
     notes: list[str],
 ) -> ClassificationParts:
     """Loaders and task around a model that exists."""
+    card: Any = model.default_cfg
     data = ImageDataModule(
         source,
         config=config.data,
         preprocessing=preprocessing,
-        randaugment=paper_randaugment(config.model.name),
+        randaugment=card["randaugment"],
+        randaugment_form=card["randaugment_form"],
         seed=config.seed,
     )
     mix = mixing(mixup=config.data.mixup, cutmix=config.data.cutmix, num_classes=source.num_classes)
@@ -179,7 +187,7 @@ def assemble(
 
 
 def preprocessing_for(source: ImageSource, *, config: DataConfig, card: dict[str, Any]) -> Preprocessing:
-    """The data's own statistics where it has them, the model card's otherwise."""
+    """The data's own statistics where it has them, the model card's otherwise; the settings before both."""
     mean, std = source.mean or tuple(card["mean"]), source.std or tuple(card["std"])
     if len(mean) != source.in_chans:
         # A colour card on grey pictures: the mean over its channels.
@@ -189,5 +197,6 @@ def preprocessing_for(source: ImageSource, *, config: DataConfig, card: dict[str
         in_chans=source.in_chans,
         mean=mean,
         std=std,
-        crop_pct=source.crop_pct or float(card.get("crop_pct") or 0.875),
+        crop_pct=config.crop_pct or source.crop_pct or float(card["crop_pct"]),
+        interpolation=str(card["interpolation"]),
     )
