@@ -1,16 +1,16 @@
 """Items, labels and a transform as a map-style data set whose randomness can be repeated."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from halonet.data.images import read_image, to_mode
+from halonet.data.images import UnreadableImageError, load_item
 from halonet.data.source import SplitItems
 from halonet.data.transforms import ImageTransform, seeded
+from halonet.data.unreadable import UnreadableLog
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -19,27 +19,42 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
 
     The random choices depend on `seed` and that index alone, neither on the number of workers nor on what ran
     before: a training that is interrupted and goes on sees what the uninterrupted one saw.
+
+    unreadable: notes images that cannot be read, in whose place the next readable one then stands; None: such an image
+        raises UnreadableImageError.
     """
 
-    def __init__(self, split: SplitItems, *, in_chans: int, transform: ImageTransform, seed: int) -> None:
+    def __init__(
+        self,
+        split: SplitItems,
+        *,
+        in_chans: int,
+        transform: ImageTransform,
+        seed: int,
+        unreadable: UnreadableLog | None = None,
+    ) -> None:
         self.split = split
         self.in_chans = in_chans
         self.transform = transform
         self.seed = seed
+        self.unreadable = unreadable
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        number = index % len(self)
-        item = self.split.items[number]
-        if isinstance(item, Path):
-            image = read_image(item, in_chans=self.in_chans)
-        else:
-            image = to_mode(item, in_chans=self.in_chans)
-        with seeded(self.seed * 1_000_003 + index):
-            tensor = self.transform(image)
-        return tensor, self.split.labels[number]
+        for further in range(len(self)):
+            number = (index + further) % len(self)
+            try:
+                image = load_item(self.split.items[number], in_chans=self.in_chans)
+            except UnreadableImageError as error:
+                if self.unreadable is None:
+                    raise
+                self.unreadable.note(error)
+                continue
+            with seeded(self.seed * 1_000_003 + index):
+                return self.transform(image), int(self.split.labels[number])
+        raise UnreadableImageError(f"none of {len(self)} images can be read")
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -1,12 +1,15 @@
 """Image folders: a sub-folder a class, split already (train/, val/, test/) or not."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from halonet.data.images import IMAGE_SUFFIXES
+from halonet.data.items import Files
 from halonet.data.source import ImageSource, Split, SplitItems
-from halonet.data.splits import stratified_split
+from halonet.data.splits import cut
 
 SPLIT_FOLDERS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
@@ -36,14 +39,14 @@ def load_folder_source(
         class_names = _class_names(given["train"])
         splits = {name: _read_split(folder, class_names) for name, folder in given.items()}
         if "val" not in splits:
-            splits |= _cut(splits["train"], val_fraction=val_fraction, test_fraction=0.0, seed=split_seed)
+            splits |= cut(splits["train"], val_fraction=val_fraction, test_fraction=0.0, seed=split_seed)
         if "test" not in splits:
             splits["test"] = splits["val"]
             test_is_val = True
     else:
         class_names = _class_names(root)
         whole = _read_split(root, class_names)
-        splits = _cut(whole, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
+        splits = cut(whole, val_fraction=val_fraction, test_fraction=test_fraction, seed=split_seed)
     for name, part in splits.items():
         if not len(part):
             raise ValueError(
@@ -85,7 +88,7 @@ def _class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def images_below(folder: Path) -> Iterator[Path]:
     """Image files in `folder` and its sub-folders, in any order; no file is opened or asked for its status."""
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -94,7 +97,7 @@ def _images_below(folder: Path) -> Iterator[Path]:
 
 
 def _has_image(folder: Path) -> bool:
-    return next(_images_below(folder), None) is not None
+    return next(images_below(folder), None) is not None
 
 
 def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
@@ -105,21 +108,18 @@ def _read_split(folder: Path, class_names: tuple[str, ...]) -> SplitItems:
     )
     if unknown:
         raise ValueError(f"data.root: {folder} has classes that train has not: {', '.join(unknown[:5])}")
-    items: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(class_names):
-        files = sorted(_images_below(folder / name))
-        items.extend(files)
-        labels.extend([label] * len(files))
-    return SplitItems(items, labels)
+    return read_classes(folder, class_names)
 
 
-def _cut(whole: SplitItems, *, val_fraction: float, test_fraction: float, seed: int) -> dict[Split, SplitItems]:
-    train, val, test = stratified_split(whole.labels, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
-    parts: dict[Split, list[int]] = {"train": train, "val": val}
-    if test_fraction > 0:
-        parts["test"] = test
-    return {
-        name: SplitItems([whole.items[i] for i in part], [whole.labels[i] for i in part])
-        for name, part in parts.items()
-    }
+def read_classes(folder: Path, class_names: Sequence[str]) -> SplitItems:
+    """Images of the sub-folders `class_names`, numbered as they stand there; within a class in the order of names."""
+    counts: list[int] = []
+
+    def paths() -> Iterator[Path]:
+        for name in class_names:
+            files = sorted(images_below(folder / name))
+            counts.append(len(files))
+            yield from files
+
+    items = Files(paths())
+    return SplitItems(items, np.repeat(np.arange(len(class_names)), counts))

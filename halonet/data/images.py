@@ -1,15 +1,31 @@
 """Opening a picture of any kind as plain grey or colour."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from halonet.data.source import Item
+
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class UnreadableImageError(ValueError):
-    """A file that is missing or is no image; its text is one line that names the path."""
+    """A file that is missing or is no image; its text is one line that names the path, or archive and member."""
+
+
+def load_item(item: Item, *, in_chans: int) -> Image.Image:
+    """The picture of any kind of item; see `read_image`."""
+    if isinstance(item, Image.Image):
+        return to_mode(item, in_chans=in_chans)
+    if isinstance(item, Path):
+        return read_image(item, in_chans=in_chans)
+    try:
+        data = item.read()
+    except OSError as error:
+        raise UnreadableImageError(f"cannot read image {item}: {error.strerror or error}") from error
+    return decode_image(data, name=item, in_chans=in_chans)
 
 
 def read_image(path: str | Path, *, in_chans: int) -> Image.Image:
@@ -19,19 +35,28 @@ def read_image(path: str | Path, *, in_chans: int) -> Image.Image:
     camera's orientation is applied, and of an animation the first frame is taken. Raises
     UnreadableImageError.
     """
+    return _read(path, name=path, in_chans=in_chans)
+
+
+def decode_image(data: bytes, *, name: object, in_chans: int) -> Image.Image:
+    """The same from the bytes of an image file; `name`: what errors call it."""
+    return _read(io.BytesIO(data), name=name, in_chans=in_chans)
+
+
+def _read(file: str | Path | io.BytesIO, *, name: object, in_chans: int) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             image.load()
             upright = ImageOps.exif_transpose(image)
     except FileNotFoundError:
-        raise UnreadableImageError(f"cannot read image {path}: no such file") from None
+        raise UnreadableImageError(f"cannot read image {name}: no such file") from None
     # Pillow's decoders raise far more than OSError on a damaged file: struct.error, SyntaxError, ValueError,
     # ...
     except Exception as error:
         reason = "not an image Pillow knows" if isinstance(error, OSError) else type(error).__name__
         if isinstance(error, OSError) and "truncated" in str(error):
             reason = "the file is truncated"
-        raise UnreadableImageError(f"cannot read image {path}: {reason}") from error
+        raise UnreadableImageError(f"cannot read image {name}: {reason}") from error
     return to_mode(upright, in_chans=in_chans)
 
 

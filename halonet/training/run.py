@@ -50,6 +50,11 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     parts: Parts = kind.build(
         config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
     )
+    if "train" not in parts.counts:
+        raise ValueError(
+            f"data.root: {parts.data_name} has no {parts.what} to train on, or a number of them that nothing tells: "
+            "give --trainer.limit_train_batches as a whole number then"
+        )
     if checkpoint is not None:
         check_fits(checkpoint, parts.task, model_name=config.model.name)
     folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.data_name)

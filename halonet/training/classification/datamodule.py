@@ -1,21 +1,29 @@
 """Loaders for a trainer."""
 
+import atexit
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
 import lightning.pytorch as lightning
 import torch
 from torch.utils.data import DataLoader
 
 from halonet.data import (
     DataConfig,
-    EpochSampler,
     ImageDataset,
     ImageSource,
     Preprocessing,
     Split,
+    SplitItems,
+    StreamDataset,
+    UnreadableLog,
     eval_transform,
     train_transform,
 )
 from halonet.data.randaugment import RandAugmentForm
-from halonet.training.loading import epoch_sampler, make_loader
+from halonet.training.loading import StreamLoader, epoch_of, epoch_sampler, make_loader
+from halonet.training.unreadable import ReportUnreadable, say
 
 Loader = DataLoader[tuple[torch.Tensor, int]]
 
@@ -56,32 +64,99 @@ class ImageDataModule(lightning.LightningDataModule):
             randaugment_form=randaugment_form,
         )
 
-    def dataset(self, split: Split) -> ImageDataset:
-        """One part, augmented if it is train."""
-        transform = self._train_transform if split == "train" else eval_transform(self.preprocessing)
-        return ImageDataset(
-            self.source.splits[split],
-            in_chans=self.preprocessing.in_chans,
-            transform=transform,
-            seed=self.seed,
+        self._unreadable: dict[Split, UnreadableLog] = {}
+
+    @property
+    def unreadable(self) -> Mapping[Split, UnreadableLog]:
+        """What each part lost so far, where unreadable images are skipped."""
+        return self._unreadable
+
+    def counts(self, *, limit: int | float) -> dict[str, int]:
+        """Images in each part; of a stream of unknown length what `limit` (as TrainerConfig.limit_train_batches) makes
+        of it, nothing if that is a share."""
+        counts: dict[str, int] = {str(split): count for split, count in self.source.counts.items()}
+        if "train" in self.source.splits and "train" not in counts and isinstance(limit, int):
+            counts = {"train": limit * self.config.batch_size, **counts}
+        return counts
+
+    def dataset(self, split: Split, *, whole: bool = True) -> ImageDataset | StreamDataset:
+        """One part, augmented if it is train; of a stream, unless `whole`, this process's share of it."""
+        train = split == "train"
+        part = self.source.splits[split]
+        rank, world = (0, 1) if whole else self._place()
+        options: dict[str, Any] = {
+            "in_chans": self.preprocessing.in_chans,
+            "transform": self._train_transform if train else eval_transform(self.preprocessing),
+            "seed": self.seed,
+        }
+        if isinstance(part, SplitItems):
+            return ImageDataset(part, **options, unreadable=self._log(split, len(part), world))
+        limit = self.trainer.limit_train_batches if train and self.trainer else None
+        batches = limit if isinstance(limit, int) else None
+        total = part.count or (batches or 1) * world * self.config.batch_size
+        return StreamDataset(
+            part,
+            **options,
+            batch_size=self.config.batch_size,
+            shuffle=train,
+            buffer=self.config.shuffle_buffer,
+            rank=rank,
+            world=world,
+            batches=batches,
+            unreadable=self._log(split, total, world),
         )
 
     def train_dataloader(self) -> Loader:
-        dataset = self.dataset("train")
+        dataset = self.dataset("train", whole=False)
+        if isinstance(dataset, StreamDataset):
+            trainer = self.trainer
+            epoch = partial(epoch_of, trainer) if trainer else None
+            return StreamLoader(dataset, num_workers=self.config.num_workers, epoch=epoch)
         sampler = epoch_sampler(dataset, seed=self.seed, trainer=self.trainer, repeats=self.config.repeats)
         return self._loader(dataset, sampler=sampler)
 
     def val_dataloader(self) -> Loader:
-        return self._loader(self.dataset("val"))
+        return self._judging("val", *self._place())
 
     def test_dataloader(self) -> Loader:
-        return self._loader(self.dataset("test"))
+        return self._judging("test", *self._place())
 
-    def _loader(self, dataset: ImageDataset, *, sampler: EpochSampler | None = None) -> Loader:
+    def whole_loader(self, split: Split) -> Loader:
+        """A part to judge by on this process alone, in its own order, which is that of `dataset(split)`."""
+        return self._judging(split, 0, 1, num_workers=0 if self.config.num_workers == 0 else 1)
+
+    def teardown(self, stage: str) -> None:
+        """Tells what `halonet validate` or `halonet test` had to skip; a training tells it every epoch."""
+        if stage == "fit" or any(isinstance(one, ReportUnreadable) for one in getattr(self.trainer, "callbacks", ())):
+            return
+        for split, log in self.unreadable.items():
+            if log.lines():
+                say(split, log.lines())
+
+    def _judging(self, split: Split, rank: int, world: int, *, num_workers: int | None = None) -> Loader:
+        dataset = self.dataset(split, whole=world == 1)
+        if isinstance(dataset, StreamDataset):
+            wanted = self.config.num_workers if num_workers is None else num_workers
+            return StreamLoader(dataset, num_workers=wanted, epoch=None)
+        return self._loader(dataset, rank=rank, world=world)
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _log(self, split: Split, total: int, world: int) -> UnreadableLog | None:
+        if self.config.on_error == "raise":
+            return None
+        if split not in self._unreadable:
+            log = UnreadableLog(part=split, total=max(1, total // world), most=self.config.max_error_fraction)
+            atexit.register(log.close)
+            self._unreadable[split] = log
+        return self._unreadable[split]
+
+    def _loader(self, dataset: ImageDataset, **options: Any) -> Loader:
         return make_loader(
             dataset,
             batch_size=self.config.batch_size,
             num_workers=self.config.num_workers,
             from_files=self.config.root is not None,
-            sampler=sampler,
+            **options,
         )

@@ -20,6 +20,7 @@ from halonet.training.classification.module import ClassificationTask, mixing
 from halonet.training.classification.results import draw_pictures, predict_test, write_weights
 from halonet.training.config import DataConfig, RunConfig
 from halonet.training.task import Parts, TaskKind
+from halonet.training.unreadable import ReportUnreadable
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,17 @@ class Classification(TaskKind):
         return config.trainer.threads or (1 if config.data.root is None else None)
 
     def callbacks(self, parts: ClassificationParts, config: RunConfig) -> list[lightning.Callback]:
-        """What some attention layers want done while they train."""
-        return attention_callbacks(
-            parts.task,
-            random_shift=config.model.random_shift,
-            redraw_features=config.model.redraw_features,
-            seed=config.seed,
-        )
+        """What some attention layers want done while they train, and a word on images that were skipped."""
+        assert isinstance(parts.data, ImageDataModule)
+        return [
+            ReportUnreadable(parts.data.unreadable),
+            *attention_callbacks(
+                parts.task,
+                random_shift=config.model.random_shift,
+                redraw_features=config.model.redraw_features,
+                seed=config.seed,
+            ),
+        ]
 
     def introduction(self, parts: ClassificationParts) -> str:
         """See `TaskKind`."""
@@ -177,7 +182,7 @@ def assemble(
         task=task,
         data=data,
         data_name=source.name,
-        counts={name: len(part) for name, part in source.splits.items()},
+        counts=data.counts(limit=config.trainer.limit_train_batches),
         what="images",
         test_is_val=source.test_is_val,
         notes=tuple(notes),

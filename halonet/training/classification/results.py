@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halonet.analysis.score import Score
-from halonet.data import ImageDataset
+from halonet.data import ImageDataset, StreamDataset
 from halonet.files import replacing
 from halonet.layers import AttentionLayer
 from halonet.models.checkpoints import save_weights
@@ -44,7 +44,7 @@ def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extr
 @torch.inference_mode()
 def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
     """Probabilities of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
-    loader = data.test_dataloader()
+    loader = data.whole_loader("test")
     count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
     device = next(model.parameters()).device
     model.eval()
@@ -129,7 +129,7 @@ def _has_attention(model: nn.Module) -> bool:
     return any(isinstance(module, AttentionLayer) for module in model.modules())
 
 
-def _richest(predictions: Predictions, dataset: ImageDataset) -> Tensor:
+def _richest(predictions: Predictions, dataset: ImageDataset | StreamDataset) -> Tensor:
     """Of the 32 test images with the surest answers the one (C, S, S) with most to see: the largest sum of steps
     between neighbouring pixels."""
     surest = predictions.probabilities.max(1).values.argsort(descending=True)[:32]
