@@ -42,6 +42,9 @@ class ShardableModule(lightning.LightningModule):
     def configure_model(self) -> None:
         """Lightning's hook, called once the processes know each other."""
         if self.device_mesh is not None:
+            synchronization: Any = getattr(self.trainer.strategy, "_layer_sync", None)
+            if synchronization is not None:  # this strategy of Lightning's leaves it out
+                synchronization.apply(self.model)
             shard(self.model, mesh=self.device_mesh["data_parallel"])
 
 

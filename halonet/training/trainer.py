@@ -31,11 +31,14 @@ def limit_threads(threads: int | None) -> None:
 def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **rest: Any) -> lightning.Trainer:
     """A Lightning trainer with `config` and `rest`, without Lightning's own chatter. Raises ValueError in one
     line."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Advice about workers and logging intervals that the small default cannot follow; torch 2.15's own
     # deprecations.
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # DDP's advice about 1x1 convolutions, whose gradients lie in memory as well one way as the other.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = as_launched(config)
     batch_norm = [SyncEveryBatchNorm()] if config.sync_batchnorm else []
