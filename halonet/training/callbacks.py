@@ -12,6 +12,7 @@ import lightning.pytorch as lightning
 import torch
 
 from halonet.analysis.score import Score
+from halonet.training.throughput import FIGURES
 
 Batch = Any
 
@@ -31,8 +32,8 @@ class ReseedEveryEpoch(lightning.Callback):
 
 
 class History(lightning.Callback):
-    """One row an epoch: epoch (from 1), train/ and val/ loss and score, lr of its last step, seconds; kept in the
-    checkpoints."""
+    """One row an epoch: epoch (from 1), train/ and val/ loss and score, lr of its last step, seconds, and the
+    figures of `Throughput`, which stands before it; kept in the checkpoints."""
 
     def __init__(self, score: Score) -> None:
         self.score = score
@@ -59,6 +60,7 @@ class History(lightning.Callback):
         row = {"epoch": float(trainer.current_epoch + 1)}
         row |= {name: float(trainer.callback_metrics[name]) for name in self.metrics}
         row |= {"lr": self._lr, "seconds": time.monotonic() - self._started}
+        row |= {name: float(trainer.callback_metrics[name]) for name in FIGURES if name in trainer.callback_metrics}
         self.rows.append(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -139,6 +141,8 @@ class Speak(lightning.Callback):
         )
         epoch = f"epoch {int(row['epoch']):{width}d}/{trainer.max_epochs}"
         line = f"{epoch}   {train}   {val}   lr {row['lr']:.2g}   {row['seconds']:.1f} s"
+        if "waiting" in row:
+            line += f"   {row['images_per_second']:.0f}/s, {row['waiting']:.0%} waiting"
         if self._progress is not None:
             self._progress.console.print(line, highlight=False, soft_wrap=True)
         else:

@@ -5,6 +5,7 @@ from pathlib import Path
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.yaml"
 METRICS = "metrics.json"
+EFFECTIVE = "effective.yaml"
 LAST = "last.ckpt"
 BEST = "best.ckpt"
 

@@ -25,9 +25,10 @@ from halonet.training.classification.kind import Classification
 from halonet.training.config import RunConfig
 from halonet.training.files import BEST, CONFIG, run_folder_of
 from halonet.training.results import environment, first_process, new_run_folder, write_config, write_metrics
+from halonet.training.sharding import whole
 from halonet.training.stereo.kind import Stereo
 from halonet.training.task import Parts, TaskKind
-from halonet.training.trainer import limit_threads, make_trainer
+from halonet.training.trainer import keep_steps_whole, limit_threads, make_trainer, prepare, scale_parts, settle
 
 TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
 
@@ -46,6 +47,7 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     started = time.monotonic()
     kind = TASKS[config.task]
     limit_threads(kind.threads(config))
+    asked, config = config, settle(config)
     # A checkpoint has all weights; the file the run once started from may be gone.
     parts: Parts = kind.build(
         config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
@@ -57,24 +59,28 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
         )
     if checkpoint is not None:
         check_fits(checkpoint, parts.task, model_name=config.model.name)
+    prepare(parts.model, config)
     folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.data_name)
     if first_process():
-        write_config(config, folder)
+        write_config(asked, folder)
         if config.trainer.progress != "none":
             _introduce(kind, parts, config, folder)
 
     history, interruption = History(kind.score), NoteInterruption()
     keeper = KeepLastAndBest(folder / "checkpoints", kind.score)
-    callbacks = [history, *voices(history, progress=config.trainer.progress), interruption, keeper]
+    effective, at_scale, clock = scale_parts(config, folder)
+    callbacks = [*at_scale, history, *voices(history, progress=config.trainer.progress), interruption, keeper]
     try:
         callbacks += kind.callbacks(parts, config)
-        trainer = _trainer_for(config, folder, callbacks)
+        trainer = _trainer_for(config, folder, callbacks, profiler=clock)
     except ValueError:
         if checkpoint is None:
             shutil.rmtree(folder, ignore_errors=True)  # made above, and nothing but the refused settings in it
         raise
+    judged = whole(parts.task, strategy=config.trainer.strategy)
     try:
         with _ctrl_c_as_usual():
+            keep_steps_whole(trainer, parts.data)
             trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
     except KeyboardInterrupt:
         if interruption.at is None:
@@ -86,12 +92,14 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     best = folder / "checkpoints" / BEST
     if checkpoint is not None and not best.is_file():
         best = checkpoint  # taken out of its run's folder, and no epoch was left to train
-    parts.task.load_state_dict(read_checkpoint(best)["state_dict"])
+    judged.load_state_dict(read_checkpoint(best)["state_dict"])
+    parts = replace(parts, task=judged)
     with _ctrl_c_as_usual():
-        tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
+        to_test = whole(parts.task, strategy=config.trainer.strategy)
+        tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
-        _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
+        _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds, effective=effective.facts)
         return folder
     return None
 
@@ -143,7 +151,7 @@ def _ctrl_c_as_usual() -> Iterator[None]:
             signal.signal(signal.SIGINT, heed)
 
 
-def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> Trainer:
+def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback], **rest: Any) -> Trainer:
     # Going on adds a version; Lightning would empty one that exists.
     version = f"version_{len(list((folder / 'logs').glob('version_*')))}"
     return make_trainer(
@@ -151,6 +159,7 @@ def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> 
         callbacks=[ReseedEveryEpoch(config.seed), *callbacks],
         logger=[logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)],
         plugins=[AtomicCheckpointIO()],
+        **rest,
     )
 
 
@@ -185,6 +194,7 @@ def _leave_results(
     *,
     tested: dict[str, Any],
     seconds: float,
+    effective: dict[str, Any],
 ) -> None:
     score, device = kind.score, torch.device(parts.task.device)
     extra = {"epoch": str(keeper.best_epoch), f"test_{score.name}": f"{tested[f'test/{score.name}']:.6f}"}
@@ -200,6 +210,7 @@ def _leave_results(
         "epochs": len(history.rows),
         "training_seconds": round(sum(row["seconds"] for row in history.rows), 1),
         **environment(device),
+        "effective": effective,
         "history": history.rows,
     }
     write_metrics(metrics, folder)

@@ -3,12 +3,23 @@
 import logging
 import os
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.strategies import Strategy
+from torch import nn
 
-from halonet.training.config import TrainerConfig
+from halonet.training.averaging import MovingAverage
+from halonet.training.batches import settled, whole_steps
+from halonet.training.config import RunConfig, TrainerConfig
+from halonet.training.effective import Effective
+from halonet.training.sharding import ShardedStrategy
+from halonet.training.sync_batchnorm import SyncEveryBatchNorm
+from halonet.training.throughput import DataClock, Throughput
 
 
 def limit_threads(threads: int | None) -> None:
@@ -17,22 +28,28 @@ def limit_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def make_trainer(config: TrainerConfig, **rest: Any) -> lightning.Trainer:
+def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **rest: Any) -> lightning.Trainer:
     """A Lightning trainer with `config` and `rest`, without Lightning's own chatter. Raises ValueError in one
     line."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     # Advice about workers and logging intervals that the small default cannot follow; torch 2.15's own
     # deprecations.
     warnings.filterwarnings("ignore", module="lightning")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    # DDP's advice about 1x1 convolutions, whose gradients lie in memory as well one way as the other.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    config = as_launched(config)
+    batch_norm = [SyncEveryBatchNorm()] if config.sync_batchnorm else []
+    strategy: str | Strategy = ShardedStrategy() if config.strategy == "fsdp" else config.strategy
     try:
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             max_epochs=config.max_epochs,
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
-            strategy=config.strategy,
+            strategy=strategy,
             precision=config.precision,  # type: ignore[arg-type]
             accumulate_grad_batches=config.accumulate_grad_batches,
             gradient_clip_val=config.gradient_clip_val,
@@ -44,7 +61,98 @@ def make_trainer(config: TrainerConfig, **rest: Any) -> lightning.Trainer:
             enable_progress_bar=False,
             enable_model_summary=False,
             log_every_n_steps=10,
+            plugins=[*batch_norm, *(plugins or [])],
             **rest,
         )
-    except (lightning.utilities.exceptions.MisconfigurationException, RuntimeError) as error:
+    except (lightning.utilities.exceptions.MisconfigurationException, RuntimeError, ValueError) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
+    for plugin in batch_norm:
+        plugin.on_cpu = trainer.strategy.root_device.type == "cpu"
+    return trainer
+
+
+def as_launched(config: TrainerConfig) -> TrainerConfig:
+    """`config` with the devices and nodes that torchrun or SLURM's srun started processes for, where it leaves them open
+    (devices "auto", num_nodes 1)."""
+    if TorchElasticEnvironment.detect():
+        each = int(os.environ["LOCAL_WORLD_SIZE"])
+        nodes = int(os.environ["WORLD_SIZE"]) // each
+    elif SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+        each, nodes = int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ.get("SLURM_NNODES", "1"))
+    else:
+        return config
+    return replace(
+        config,
+        devices=each if config.devices == "auto" else config.devices,
+        num_nodes=nodes if config.num_nodes == 1 else config.num_nodes,
+    )
+
+
+def settle(config: RunConfig) -> RunConfig:
+    """`config` as it is meant on the devices there are: batches and learning rate by `optim.global_batch`. Raises
+    ValueError for a trainer that cannot be, before any data are read."""
+    if config.trainer.strategy == "fsdp":
+        if config.optim.ema_decay:
+            raise ValueError("optim.ema_decay: expected 0 with trainer.strategy fsdp, whose weights no device has whole")
+        if config.trainer.precision == "16-mixed":
+            raise ValueError("trainer.precision: expected 32-true or bf16-mixed with trainer.strategy fsdp, got 16-mixed")
+    trainer = make_trainer(config.trainer, logger=False, enable_checkpointing=False)
+    if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise ValueError("trainer.precision: expected 32-true or bf16-mixed on a CPU, got 16-mixed")
+    return settled(config, devices=trainer.world_size)
+
+
+def prepare(model: nn.Module, config: RunConfig) -> None:
+    """What is set on a network before it trains. Raises ValueError where the network cannot."""
+    if config.model.grad_checkpointing:
+        enable: Any = getattr(model, "set_grad_checkpointing", None)
+        if enable is None:
+            raise ValueError(f"model.grad_checkpointing: {config.model.name} cannot compute its blocks again")
+        enable()
+
+
+def scale_parts(config: RunConfig, folder: Path) -> tuple[Effective, list[lightning.Callback], DataClock]:
+    """What the trainer of a settled `config` gets for running at scale: the callback that knows the effective settings,
+    all callbacks with it, and the profiler they read."""
+    clock = DataClock()
+    speaks = config.trainer.progress != "none"
+    effective = Effective(config, folder)
+    # Digits lie in memory: no process would bring them sooner.
+    warns = speaks and config.data.root is not None
+    callbacks: list[lightning.Callback] = [
+        effective,
+        Throughput(clock, num_workers=config.data.num_workers, warn=warns),
+    ]
+    if config.trainer.compile:
+        callbacks.append(Compiled())
+    if config.optim.ema_decay:
+        callbacks.append(MovingAverage(config.optim.ema_decay))
+    return effective, callbacks, clock
+
+
+class Compiled(lightning.Callback):
+    """The network under torch.compile while it trains. It is compiled in place, so that names stay what they are, and
+    before DDP wraps it: torch splits the graph where DDP's buckets end when the network runs inside DDP's forward."""
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            model: Any = pl_module.model
+            model.compile()
+
+    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        model: Any = pl_module.model
+        model._compiled_call_impl = None
+
+
+def keep_steps_whole(trainer: lightning.Trainer, data: lightning.LightningDataModule) -> None:
+    """Leave out an epoch's last batches where they would not fill an optimizer step (`batches.whole_steps`)."""
+    passes = trainer.accumulate_grad_batches
+    if passes == 1:
+        return
+    data.trainer = trainer  # as Lightning will; loaders ask it for the number of devices
+    try:
+        batches = len(data.train_dataloader())
+    except TypeError:  # a stream without a length
+        return
+    limit = trainer.limit_train_batches or 1.0
+    trainer.limit_train_batches = whole_steps(batches, accumulation=passes, limit=limit)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import lightning.pytorch as lightning
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -11,6 +10,7 @@ from torchvision.transforms import v2
 
 from halonet.training.config import OptimConfig
 from halonet.training.optimizer import configure
+from halonet.training.sharding import ShardableModule
 
 Batch = tuple[Tensor, Tensor]
 Mix = Callable[[Tensor, Tensor], Batch]
@@ -27,7 +27,7 @@ def mixing(*, mixup: float, cutmix: float, num_classes: int) -> Mix | None:
     return v2.RandomChoice(mixes) if mixes else None
 
 
-class ClassificationTask(lightning.LightningModule):
+class ClassificationTask(ShardableModule):
     """Trains `model` to name the class of an image.
 
     A batch is images (B, C, S, S) and class indices (B,) int64. Logged an epoch: train/loss and

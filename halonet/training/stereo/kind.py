@@ -22,7 +22,7 @@ from halonet.training.task import Parts, TaskKind
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
 DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed"}
-MODEL_SETTINGS = {"name", "weights", "overrides"}
+MODEL_SETTINGS = {"name", "weights", "grad_checkpointing", "overrides"}
 
 
 @dataclass(frozen=True)

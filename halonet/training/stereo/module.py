@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -12,12 +11,13 @@ from torchmetrics import MeanMetric
 from halonet.stereo import disparity_errors, disparity_loss, valid_mask
 from halonet.training.config import OptimConfig
 from halonet.training.optimizer import configure
+from halonet.training.sharding import ShardableModule
 
 Batch = dict[str, Tensor]
 FIGURES = ("epe", "bad1", "bad3", "d1")
 
 
-class StereoTask(lightning.LightningModule):
+class StereoTask(ShardableModule):
     """Trains `model` to tell the disparity of every pixel of the left picture.
 
     A batch is what `halonet.data.stereo.StereoDataset` gives. Pixels count whose disparity is known, above 0 and below
