@@ -1,8 +1,8 @@
 """The verbs of the command line that need a trainer: fit, validate, test."""
 
-import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,17 +14,23 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
-from halonet.training.checkpointing import (
-    AtomicCheckpointIO,
-    KeepLastAndBest,
-    check_fits,
-    read_checkpoint,
-)
+from halonet.training.callbacks import History, ReseedEveryBatch, voices
+from halonet.training.checkpointing import AtomicCheckpointIO, KeepLastAndBest, check_fits, load_task
 from halonet.training.classification.kind import Classification
 from halonet.training.config import RunConfig
-from halonet.training.files import BEST, CONFIG, run_folder_of
+from halonet.training.files import (
+    BEST,
+    CHECKPOINTS,
+    STEPS,
+    passed_over,
+    remove_leftovers,
+    run_folder_of,
+    starts_over,
+)
+from halonet.training.interruption import StopSignals
+from halonet.training.position import Position
 from halonet.training.results import environment, first_process, new_run_folder, write_config, write_metrics
+from halonet.training.steps import StepLog
 from halonet.training.stereo.kind import Stereo
 from halonet.training.task import Parts, TaskKind
 from halonet.training.trainer import limit_threads, make_trainer
@@ -32,56 +38,64 @@ from halonet.training.trainer import limit_threads, make_trainer
 TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
 
 
-class Interrupted(Exception):
-    """Ctrl-C ended a training; the text says where, and the command that goes on."""
-
-
 def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     """Train, test with the best weights, leave a results folder, and return it (None in processes that only
     compute).
 
-    checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's. Raises
-    ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
+    checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's; the last.ckpt that a
+    run never came to write begins that run again. Raises ValueError for settings, data or checkpoints that do not fit
+    and for a loss or weights that are not finite, Interrupted on SIGTERM and Ctrl-C.
     """
+    signals = StopSignals()
+    with signals.heeded():
+        return _fit(config, checkpoint, signals)
+
+
+def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Path | None:
     started = time.monotonic()
     kind = TASKS[config.task]
     limit_threads(kind.threads(config))
+    folder = checkpoint and run_folder_of(checkpoint)
+    if checkpoint is not None and starts_over(checkpoint):
+        checkpoint = None
     # A checkpoint has all weights; the file the run once started from may be gone.
     parts: Parts = kind.build(
         config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
     )
+    begun = None
     if checkpoint is not None:
-        check_fits(checkpoint, parts.task, model_name=config.model.name)
-    folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.data_name)
+        begun = check_fits(checkpoint, parts.task, model_name=config.model.name)["global_step"]
+    made = folder is None
+    folder = signals.folder = folder or new_run_folder(config, data_name=parts.data_name)
     if first_process():
+        remove_leftovers(folder)
         write_config(config, folder)
         if config.trainer.progress != "none":
             _introduce(kind, parts, config, folder)
+            if checkpoint is not None:
+                print(f"going on after step {begun}, from {checkpoint.name}", flush=True)
+        for damaged in passed_over(checkpoint) if checkpoint else ():
+            print(f"{damaged} is damaged: going on from {checkpoint}", file=sys.stderr, flush=True)
 
-    history, interruption = History(kind.score), NoteInterruption()
-    keeper = KeepLastAndBest(folder / "checkpoints", kind.score)
-    callbacks = [history, *voices(history, progress=config.trainer.progress), interruption, keeper]
+    history = History(kind.score)
+    callbacks, keeper = _watchers(config, folder, kind, signals)
+    callbacks = [history, *voices(history, progress=config.trainer.progress), *callbacks]
     try:
         callbacks += kind.callbacks(parts, config)
         trainer = _trainer_for(config, folder, callbacks)
     except ValueError:
-        if checkpoint is None:
-            shutil.rmtree(folder, ignore_errors=True)  # made above, and nothing but the refused settings in it
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)  # and nothing but the refused settings in it
         raise
-    try:
-        with _ctrl_c_as_usual():
-            trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except KeyboardInterrupt:
-        if interruption.at is None:
-            raise
-        raise Interrupted(_where(interruption.at, keeper, folder)) from None
+    with _ctrl_c_as_usual():
+        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
 
     # The other processes of a run on several devices do not know the folder of the first.
     folder = Path(trainer.strategy.broadcast(str(folder)))
-    best = folder / "checkpoints" / BEST
+    best = folder / CHECKPOINTS / BEST
     if checkpoint is not None and not best.is_file():
         best = checkpoint  # taken out of its run's folder, and no epoch was left to train
-    parts.task.load_state_dict(read_checkpoint(best)["state_dict"])
+    load_task(best, parts.task, model_name=config.model.name)
     with _ctrl_c_as_usual():
         tested = trainer.test(parts.task, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
@@ -89,6 +103,23 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
         _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds)
         return folder
     return None
+
+
+def _watchers(
+    config: RunConfig, folder: Path, kind: TaskKind, signals: StopSignals
+) -> tuple[list[Callback], KeepLastAndBest]:
+    """What keeps a run from losing anything."""
+    steps, position = StepLog(folder / STEPS), Position()
+    keeper = KeepLastAndBest(
+        folder / CHECKPOINTS,
+        kind.score,
+        steps=steps,
+        position=position,
+        signals=signals,
+        every_steps=config.trainer.save_every_steps,
+        every_minutes=config.trainer.save_every_minutes,
+    )
+    return [ReseedEveryBatch(config.seed), steps, position, signals, keeper], keeper
 
 
 def evaluate(
@@ -105,8 +136,7 @@ def evaluate(
     parts: Parts
     if checkpoint is not None:
         parts = kind.build(replace(config, model=replace(config.model, weights=None)))
-        check_fits(checkpoint, parts.task, model_name=config.model.name)
-        parts.task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        load_task(checkpoint, parts.task, model_name=config.model.name)
     else:
         assert weights is not None
         parts = kind.from_weights(config, weights)
@@ -143,9 +173,9 @@ def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback]) -> 
     version = f"version_{len(list((folder / 'logs').glob('version_*')))}"
     return make_trainer(
         config.trainer,
-        callbacks=[ReseedEveryEpoch(config.seed), *callbacks],
+        callbacks=callbacks,
         logger=[logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(keep_last=config.trainer.keep_last)],
     )
 
 
@@ -158,16 +188,6 @@ def _introduce(kind: TaskKind, parts: Parts, config: RunConfig, folder: Path) ->
     for note in parts.notes:
         print(note)
     print(f"writing to {folder}", flush=True)
-
-
-def _where(at: tuple[int, int, int, int], keeper: KeepLastAndBest, folder: Path) -> str:
-    epoch, epochs, step, steps = at
-    stopped = f"stopped in epoch {epoch} of {epochs}, after step {step} of {steps}"
-    if keeper.last.is_file():
-        command = shlex.join(["halonet", "fit", "--ckpt_path", str(keeper.last)])
-        return f"{stopped}; go on after the last whole epoch with:\n{command}"
-    command = shlex.join(["halonet", "fit", "--config", str(folder / CONFIG)])
-    return f"{stopped}; no epoch is finished yet, start again with:\n{command}"
 
 
 def _leave_results(
