@@ -45,7 +45,7 @@ class StopSignals(lightning.Callback):
         self.at: tuple[int, int, int, int | None] | None = None
         self.folder: Path | None = None  # of the run, as soon as there is one
         self._training = False
-        self._saved: tuple[int, int] | None = None
+        self.saved: tuple[int, int] | None = None  # (epoch from 1, batches) of the newest checkpoint
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -112,16 +112,7 @@ class StopSignals(lightning.Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._saved = _position(trainer)
-
-    def on_load_checkpoint(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        fit_loop = checkpoint["loops"]["fit_loop"]
-        epoch = fit_loop["epoch_progress"]["current"]["processed"]
-        within = fit_loop["epoch_progress"]["current"]["ready"] != epoch
-        batch = fit_loop["epoch_loop.batch_progress"]["current"]["ready"] if within else 0
-        self._saved = (epoch + 1, batch)
+        self.saved = _position(trainer)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
@@ -140,11 +131,11 @@ class StopSignals(lightning.Callback):
         epoch, epochs, batch, batches = self.at
         of = "" if batches is None else f" of {batches}"
         stopped = f"stopped in epoch {epoch} of {epochs}, after step {batch}{of}"
-        if self._saved is None:
+        if self.saved is None:
             return f"{stopped}; no checkpoint was written yet, start again with:\n{command}"
-        if self._saved == (epoch, batch):
+        if self.saved == (epoch, batch):
             return f"{stopped}; nothing is lost, go on with:\n{command}"
-        return f"{stopped}; go on from epoch {self._saved[0]}, step {self._saved[1]} with:\n{command}"
+        return f"{stopped}; go on from epoch {self.saved[0]}, step {self.saved[1]} with:\n{command}"
 
 
 def _position(trainer: lightning.Trainer) -> tuple[int, int]:

@@ -20,15 +20,20 @@ class Position(lightning.Callback):
 
     Data sets with samplers are told by `EpochSampler`; streams by their own `set_epoch(epoch)` and `skip(batches)`,
     after which the next iteration begins that many batches of this process later, once.
+
+    checkpoint: contents of the file that the run goes on from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, checkpoint: Mapping[str, Any] | None = None) -> None:
+        self.epoch, self.batch = (0, 0) if checkpoint is None else place_of(checkpoint)
+        kept = {} if checkpoint is None else checkpoint["callbacks"].get(self.state_key, {})
+        self._sizes: dict[str, int] = kept.get("sizes", {})
+        self._means: list[Means] = kept.get("means", [])
         self._loader: DataLoader[Any] | None = None
-        self._sizes: dict[str, int] = {}
-        self._means: list[Means] = []
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Lightning begins to read as soon as it has the loader, before any hook: so the loader is set on its way."""
+        """Lightning makes the loader and begins to read while it sets up the optimizer, before it knows where the run
+        goes on and before any hook: so the loader is set on its way."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if stage != "fit" or data is None:
             return
@@ -48,17 +53,15 @@ class Position(lightning.Callback):
             "data.batch_size": int(loader.batch_size or 0),
             "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
-        progress: Any = trainer.fit_loop.epoch_progress.current
-        epoch = progress.processed
-        self._set_epoch(epoch)
-        if trainer.fit_loop.restarting:
+        self._set_epoch(self.epoch)
+        if self.batch:
             changed = [f"{name} {old}, now {sizes[name]}" for name, old in self._sizes.items() if sizes[name] != old]
             if changed:
                 raise ValueError(
-                    f"ckpt_path: taken within epoch {epoch + 1}, where a run goes on with the same sizes only; "
+                    f"ckpt_path: taken within epoch {self.epoch + 1}, where a run goes on with the same sizes only; "
                     f"it had {' and '.join(changed)}"
                 )
-            self._skip(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+            self._skip(self.batch)
         self._sizes = sizes
 
     def _set_epoch(self, epoch: int) -> None:
@@ -82,7 +85,7 @@ class Position(lightning.Callback):
             set_epoch(trainer.current_epoch)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        if trainer.fit_loop.restarting and trainer.global_rank < len(self._means):
+        if self.batch and trainer.global_rank < len(self._means):
             load_means(pl_module, self._means[trainer.global_rank])
 
     def note(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -100,8 +103,13 @@ class Position(lightning.Callback):
     def state_dict(self) -> dict[str, Any]:
         return {"sizes": self._sizes, "means": self._means}
 
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        self._sizes, self._means = dict(state_dict["sizes"]), list(state_dict["means"])
+
+def place_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
+    """(epoch from 0, batches of it that were trained on) where a run goes on from a checkpoint's contents."""
+    loop = checkpoint["loops"]["fit_loop"]
+    epochs = loop["epoch_progress"]["current"]
+    within = epochs["ready"] != epochs["processed"]
+    return epochs["processed"], loop["epoch_loop.batch_progress"]["current"]["processed"] if within else 0
 
 
 def means_of(module: torch.nn.Module) -> Means:

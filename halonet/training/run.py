@@ -62,9 +62,12 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
     parts: Parts = kind.build(
         config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
     )
-    begun = None
+    position, begun = Position(), 0
     if checkpoint is not None:
-        begun = check_fits(checkpoint, parts.task, model_name=config.model.name)["global_step"]
+        contents = check_fits(checkpoint, parts.task, model_name=config.model.name)
+        position, begun = Position(contents), contents["global_step"]
+        signals.saved = (position.epoch + 1, position.batch)
+        del contents
     made = folder is None
     folder = signals.folder = folder or new_run_folder(config, data_name=parts.data_name)
     if first_process():
@@ -78,7 +81,7 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
             print(f"{damaged} is damaged: going on from {checkpoint}", file=sys.stderr, flush=True)
 
     history = History(kind.score)
-    callbacks, keeper = _watchers(config, folder, kind, signals)
+    callbacks, keeper = _watchers(config, folder, kind, signals, position)
     callbacks = [history, *voices(history, progress=config.trainer.progress), *callbacks]
     try:
         callbacks += kind.callbacks(parts, config)
@@ -106,10 +109,10 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
 
 
 def _watchers(
-    config: RunConfig, folder: Path, kind: TaskKind, signals: StopSignals
+    config: RunConfig, folder: Path, kind: TaskKind, signals: StopSignals, position: Position
 ) -> tuple[list[Callback], KeepLastAndBest]:
     """What keeps a run from losing anything."""
-    steps, position = StepLog(folder / STEPS), Position()
+    steps = StepLog(folder / STEPS)
     keeper = KeepLastAndBest(
         folder / CHECKPOINTS,
         kind.score,
