@@ -3,9 +3,9 @@
     python benchmarks/kill_test.py [--kills 10] [--seed 0] [--out FOLDER]
 
 A small fit of the digits runs whole. The same fit is then ended by SIGKILL at random moments, most of them in its
-training, each time gone on with by --ckpt_path last, and after so many kills runs to its end. A checkpoint is written every
-step, every second or every third, so that kills fall into writing too. At the end the loss of every step, the history
-and every weight must be the same, bit for bit; the exit status is 1 if they are not.
+training, each time gone on with by --ckpt_path last, and after so many kills runs to its end. A checkpoint is written
+every step, every second or every third, so that kills fall into writing too. At the end the loss of every step, the
+history and every weight must be the same, bit for bit; the exit status is 1 if they are not.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shlex
@@ -16,10 +15,9 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 
-from halonet.data import EpochSampler
 from halonet.training.classification.module import ClassificationTask
 from halonet.training.files import is_whole, resolve_checkpoint
-from halonet.training.steps import cut_back, read_steps
+from halonet.training.steps import read_steps
 from halonet.training.stereo.module import StereoTask
 from tests.training.conftest import SMALL, error_line, only_run, run
 
@@ -29,7 +27,7 @@ DRAWS = ("--model.drop_rate=0.2", "--model.drop_path_rate=0.2", "--data.mixup=0.
 RUN = ("fit", *SMALL, *LIMITS, *DRAWS, "--trainer.max_epochs=2")
 STEREO = (
     *("fit", "--task=stereo", "--trainer.accelerator=cpu", "--trainer.progress=none", "--trainer.threads=1"),
-    *("--stereo.drawn_pairs=6", "--stereo.drawn_size=[32,64]", "--stereo.drawn_disparity=12", "--data.batch_size=2"),
+    *("--stereo.drawn_pairs=12", "--stereo.drawn_size=[32,64]", "--stereo.drawn_disparity=12", "--data.batch_size=2"),
     *("--model.overrides.width=8", "--model.overrides.max_disparity=16", "--model.overrides.depths=[1,1,1,1]"),
     *("--trainer.max_epochs=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"),
 )
@@ -41,15 +39,15 @@ class Killed(BaseException):
 
 @contextmanager
 def at_batch(
-    epoch: int, batch: int, act: Callable[[], Any], *, task: type[lightning.LightningModule] = ClassificationTask
+    epoch: int, batch: int, act: Callable[[Any], Any], *, task: type[lightning.LightningModule] = ClassificationTask
 ) -> Iterator[None]:
-    """`act` is called in the middle of that step (epochs and batches from 0)."""
+    """`act` is called, with the task, in the middle of that step (epochs and batches from 0)."""
     original: Any = task.training_step
 
     def step(self: Any, data: Any, batch_idx: int) -> torch.Tensor:
         loss = original(self, data, batch_idx)
         if (self.current_epoch, batch_idx) == (epoch, batch):
-            loss = act() or loss
+            loss = act(self) or loss
         return loss
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +55,7 @@ def at_batch(
         yield
 
 
-def kill() -> None:
+def kill(task: Any) -> None:
     raise Killed
 
 
@@ -102,6 +100,15 @@ def assert_equal(first: Any, second: Any, where: str) -> None:
         assert first == second, where
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_pictures() -> Iterator[None]:
+    """They take longer than the training, and other tests look at them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for task in ("classification", "stereo"):
+            patch.setattr(f"halonet.training.{task}.kind.draw_pictures", lambda *_, **__: [])
+        yield
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two epochs of five steps with every kind of random draw, never stopped."""
@@ -118,30 +125,102 @@ def test_the_record_of_steps(whole: Path) -> None:
     assert rows[-1][3] == history(whole)[1]["lr"]
 
 
-def test_killed_before_the_first_checkpoint_and_within_an_epoch(whole: Path) -> None:
-    """The first kill leaves no checkpoint, the second one of the epoch's third step, two steps before; the third,
-    in the step before the validation, one of the step before."""
-    saving = ("--trainer.save_every_steps=3",)
-    for number, (epoch, batch) in enumerate(((0, 1), (0, 4), (1, 3))):
-        arguments = ("--ckpt_path=last", "--out=cut") if number else (*RUN, *saving, "--out=cut")
-        with at_batch(epoch, batch, kill), pytest.raises(Killed):
-            run(*arguments) if not number else run("fit", *arguments)
-        kept = sorted(path.name for path in only_run(Path("cut")).glob("checkpoints/*"))
-        assert kept == [[], ["last.ckpt"], ["best.ckpt", "last-1.ckpt", "last.ckpt"]][number]
-    assert contents(only_run(Path("cut")) / "checkpoints" / "last.ckpt")["global_step"] == 6
-    assert run("fit", "--ckpt_path=last", "--out=cut") == 0
-    assert_same_run(whole, only_run(Path("cut")))
+def test_killed_twice_and_terminated_once(whole: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the first checkpoint; within an epoch, a step after a checkpoint; in a validation; by SIGTERM."""
+    with at_batch(0, 1, kill), pytest.raises(Killed):
+        run(*RUN, "--trainer.save_every_steps=3", "--out=cut runs")
+    folder = only_run(Path("cut runs"))
+    assert not list(folder.glob("checkpoints/*"))
+    leftover = folder / "checkpoints" / ".last.999999999.ckpt"
+    leftover.parent.mkdir()
+    leftover.touch()
+    with at_batch(0, 4, kill), pytest.raises(Killed):
+        run("fit", "--ckpt_path=last", "--out=cut runs")
+    assert [path.name for path in folder.glob("checkpoints/*")] == ["last.ckpt"]
+    assert not leftover.exists()
+    assert len(losses(folder)) == 4
 
-
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_step_it_falls_in(whole: Path, capsys: Capture, how: signal.Signals) -> None:
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    with at_batch(1, 2, lambda: os.kill(os.getpid(), how)):
-        assert run(*RUN, "--out=cut runs") == 128 + how
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    monkeypatch.setattr("halonet.training.checkpointing.BEFORE_VALIDATION", 0.0)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with monkeypatch.context() as patch:
+        patch.setattr(ClassificationTask, "validation_step", lambda *_: kill(None))
+        with pytest.raises(Killed):
+            run("fit", "--ckpt_path=last", "--out=cut runs")
+    assert contents(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+    capsys.readouterr()
+    with at_batch(1, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+        assert run("fit", "--ckpt_path=last", "--out=cut runs") == 143
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
     said = capsys.readouterr().err.strip().splitlines()
-    assert said[-2] == "stopped in epoch 2 of 2, after step 3 of 5; nothing is lost, go on with:"
-    assert len(losses(only_run(Path("cut runs")))) == 8
+    assert said[-2] == "stopped in epoch 2 of 2, after step 2 of 5; nothing is lost, go on with:"
     assert run(*shlex.split(said[-1])[1:]) == 0
-    assert "going on after step 8" in capsys.readouterr().out
-    assert_same_run(whole, only_run(Path("cut runs")))
+    assert "going on after step 7, from last.ckpt" in capsys.readouterr().out
+    assert_same_run(whole, folder)
+
+
+def test_ctrl_c_waits_for_its_step_and_then_a_damaged_checkpoint_is_passed_over(whole: Path, capsys: Capture) -> None:
+    with at_batch(1, 2, lambda _: os.kill(os.getpid(), signal.SIGINT)):
+        assert run(*RUN, "--out=cut", "--trainer.save_every_steps=2", "--trainer.keep_last=3") == 130
+    assert "after step 3 of 5; nothing is lost" in capsys.readouterr().err
+    folder = only_run(Path("cut")) / "checkpoints"
+    kept = {path.name: contents(path)["global_step"] for path in folder.iterdir()}
+    assert kept == {"last.ckpt": 8, "last-1.ckpt": 6, "last-2.ckpt": 5, "best.ckpt": 5}
+    damage(folder / "last.ckpt")
+    assert resolve_checkpoint("last", out="cut").name == "last-1.ckpt"
+    assert "last-1.ckpt beside it is whole" in error_line(capsys, "fit", "--ckpt_path", folder / "last.ckpt")
+    assert run("fit", "--ckpt_path=last", "--out=cut") == 0
+    said = capsys.readouterr()
+    assert said.err.strip() == f"{folder / 'last.ckpt'} is damaged: going on from {folder / 'last-1.ckpt'}"
+    assert "going on after step 6" in said.out
+    assert_same_run(whole, folder.parent)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-1000])
+    assert "none is whole" in error_line(capsys, "fit", "--ckpt_path=last", "--out=cut")
+
+
+def damage(path: Path) -> None:
+    """Turn one bit in the middle of the file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert not is_whole(path)
+
+
+def test_stereo_and_gradients_being_summed() -> None:
+    """Three steps of two batches an epoch; the kill falls between the batches of a step."""
+    saving = (*STEREO, "--trainer.accumulate_grad_batches=2", "--trainer.save_every_steps=1")
+    assert run(*saving, "--out=whole") == 0
+    with at_batch(1, 3, kill, task=StereoTask), pytest.raises(Killed):
+        run(*saving, "--out=cut")
+    folder = only_run(Path("cut"))
+    assert contents(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert run("fit", "--ckpt_path=last", "--out=cut") == 0
+    assert_same_run(only_run(Path("whole")), folder)
+
+
+def test_sizes_that_do_not_fit_the_place(whole: Path, capsys: Capture) -> None:
+    with at_batch(0, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+        assert run(*RUN, "--out=cut") == 143
+    message = error_line(capsys, "fit", "--ckpt_path=last", "--out=cut", "--data.batch_size=8")
+    assert "taken within epoch 1" in message
+    assert message.endswith("it had data.batch_size 16, now 8")
+
+
+@pytest.mark.parametrize("spoil", ["loss", "weights"])
+def test_a_loss_or_weights_that_are_not_finite(capsys: Capture, spoil: str) -> None:
+    """One line, exit status 2, and the checkpoint of the step before stays the newest."""
+
+    def act(task: Any) -> torch.Tensor | None:
+        if spoil == "loss":
+            return torch.tensor(float("nan"), requires_grad=True)
+        next(task.model.parameters()).data[0] = float("inf")  # after the loss, as a step does it
+        return None
+
+    with at_batch(0, 2, act):
+        message = error_line(capsys, *RUN, "--out=cut", "--trainer.save_every_steps=1")
+    what = "the loss is nan" if spoil == "loss" else "the weights are no longer finite"
+    last = only_run(Path("cut")) / "checkpoints" / "last.ckpt"
+    assert f"step 3, epoch 1: {what}; stopped, the last good checkpoint is {last}" in message
+    kept = contents(last)
+    assert kept["global_step"] == 2
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
