@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
+import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,13 +19,16 @@ from typing import Any
 import lightning.pytorch as lightning
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 
+from halonet.data import EpochSampler
 from halonet.training.classification.module import ClassificationTask
 from halonet.training.files import is_whole, resolve_checkpoint
-from halonet.training.steps import read_steps
+from halonet.training.steps import cut_back, read_steps
 from halonet.training.stereo.module import StereoTask
 from tests.training.conftest import SMALL, error_line, only_run, run
 
+ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
 LIMITS = tuple(f"--trainer.limit_{split}_batches={count}" for split, count in (("train", 5), ("val", 1), ("test", 1)))
 DRAWS = ("--model.drop_rate=0.2", "--model.drop_path_rate=0.2", "--data.mixup=0.2", "--data.cutmix=1.0")
@@ -29,7 +37,7 @@ STEREO = (
     *("fit", "--task=stereo", "--trainer.accelerator=cpu", "--trainer.progress=none", "--trainer.threads=1"),
     *("--stereo.drawn_pairs=12", "--stereo.drawn_size=[32,64]", "--stereo.drawn_disparity=12", "--data.batch_size=2"),
     *("--model.overrides.width=8", "--model.overrides.max_disparity=16", "--model.overrides.depths=[1,1,1,1]"),
-    *("--trainer.max_epochs=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"),
+    *("--trainer.max_epochs=1", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1"),
 )
 
 
@@ -190,10 +198,10 @@ def test_stereo_and_gradients_being_summed() -> None:
     """Three steps of two batches an epoch; the kill falls between the batches of a step."""
     saving = (*STEREO, "--trainer.accumulate_grad_batches=2", "--trainer.save_every_steps=1")
     assert run(*saving, "--out=whole") == 0
-    with at_batch(1, 3, kill, task=StereoTask), pytest.raises(Killed):
+    with at_batch(0, 3, kill, task=StereoTask), pytest.raises(Killed):
         run(*saving, "--out=cut")
     folder = only_run(Path("cut"))
-    assert contents(folder / "checkpoints" / "last.ckpt")["global_step"] == 4
+    assert contents(folder / "checkpoints" / "last.ckpt")["global_step"] == 1
     assert run("fit", "--ckpt_path=last", "--out=cut") == 0
     assert_same_run(only_run(Path("whole")), folder)
 
@@ -224,3 +232,132 @@ def test_a_loss_or_weights_that_are_not_finite(capsys: Capture, spoil: str) -> N
     kept = contents(last)
     assert kept["global_step"] == 2
     assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for two checkpoints and a half."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1900k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"a file system may not be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full(tiny_disk: Path, whole: Path, capsys: Capture) -> None:
+    """The third checkpoint does not fit. What was there is whole, and the run goes on from it once there is room."""
+    message = error_line(capsys, *RUN, "--out", tiny_disk, "--trainer.keep_last=9", "--trainer.save_every_steps=1")
+    folder = only_run(tiny_disk) / "checkpoints"
+    assert message == f"halonet: error: no space left on the disk to write {folder / 'last.ckpt'}"
+    assert {path.name: contents(path)["global_step"] for path in folder.iterdir()} == {"last.ckpt": 2, "last-1.ckpt": 1}
+    shutil.copytree(folder.parent, Path("roomy") / "run" / "moved")
+    assert run("fit", "--ckpt_path=last", "--out=roomy") == 0
+    assert_same_run(whole, Path("roomy") / "run" / "moved")
+
+
+def test_a_disk_that_fills_while_torch_writes(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's writer reports a failed write as an error of its own: the line is the same."""
+    save, calls = torch.save, []
+
+    def half(what: Any, file: Any) -> None:
+        calls.append(file)
+        if len(calls) < 2:
+            return save(what, file)
+        file.write(b"half")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0") from None
+
+    monkeypatch.setattr(torch, "save", half)
+    message = error_line(capsys, *RUN, "--out=cut", "--trainer.save_every_steps=1")
+    folder = only_run(Path("cut")) / "checkpoints"
+    assert message == f"halonet: error: no space left on the disk to write {folder / 'last.ckpt'}"
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+    assert contents(folder / "last.ckpt")["global_step"] == 1
+
+
+def test_the_sampler_begins_later_once() -> None:
+    for repeats in (1, 3):
+        sampler = EpochSampler(list(range(20)), seed=3, num_replicas=2, rank=1, repeats=repeats)  # type: ignore[arg-type]
+        sampler.set_epoch(4)
+        order = list(sampler)
+        sampler.skip(7)
+        assert len(sampler) == len(order)
+        assert list(sampler) == order[7:]
+        assert list(sampler) == order
+
+
+def test_a_record_is_cut_back_to_a_step(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    cut_back(path, step=0)
+    assert read_steps(path) == []
+    with path.open("a") as file:
+        file.write("1,1,0.1,0.5,0.01\n2,1,0.30000000000000004,0.5,0.01\n3,2,0.25,0.5,0.01\n4,2,0.2")  # torn
+    assert [row["step"] for row in read_steps(path)] == [1, 2, 3]
+    cut_back(path, step=2)
+    assert [row["loss"] for row in read_steps(path)] == [0.1, 0.1 + 0.2]
+    assert path.read_text().endswith("0.01\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_average_of_the_weights_and_loading_processes(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    def averaging(*_: Any) -> list[lightning.Callback]:
+        return [EMAWeightAveraging(decay=0.8)]
+
+    monkeypatch.setattr("halonet.training.classification.kind.Classification.callbacks", averaging)
+    options = ("fit", *SMALL, *DRAWS, "--data.batch_size=4", "--trainer.max_epochs=2", "--trainer.save_every_steps=1")
+    data = ("--data.root", photos, f"--data.num_workers={workers}", "--data.randaugment=5")
+    assert run(*options, *data, "--out=whole") == 0
+    for number, (epoch, batch) in enumerate(((0, 2), (1, 1))):
+        with at_batch(epoch, batch, kill), pytest.raises(Killed):
+            run(*(("fit", "--ckpt_path=last") if number else (*options, *data)), "--out=cut")
+    assert run("fit", "--ckpt_path=last", "--out=cut") == 0
+    folders = [only_run(Path(name)) for name in ("whole", "cut")]
+    assert_same_run(*folders)
+    first, second = (contents(folder / "checkpoints" / "last.ckpt") for folder in folders)
+    for key in ("current_model_state", "averaging_state"):
+        assert_equal(first[key], second[key], key)
+    assert not torch.equal(*(first[key]["model.head.fc.weight"] for key in ("state_dict", "current_model_state")))
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes(tmp_path: Path) -> None:
+    """Both save, rank 0 alone writes, and what goes on equals what was never stopped."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "halonet", "fit"]
+    options = [*RUN[1:], "--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.limit_train_batches=24"]
+
+    def finish(*arguments: object) -> None:
+        subprocess.run([*command, *map(str, arguments)], env=environment, check=True, timeout=300, capture_output=True)
+
+    finish(*options, "--out", tmp_path / "whole")
+    out = tmp_path / "cut"
+    with subprocess.Popen(
+        [*command, *options, "--out", str(out)], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while process.poll() is None and not [path for path in out.glob("*/*/steps.csv") if losses(path.parent)]:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        said = process.communicate(timeout=120)[1].strip().splitlines()
+    assert process.returncode == 143
+    assert "nothing is lost, go on with:" in said[-2]
+    assert 0 < len(losses(only_run(out))) < 48
+    finish("--ckpt_path", "last", "--out", out)
+    assert_same_run(only_run(tmp_path / "whole"), only_run(out))
+
+
+@pytest.mark.slow
+def test_real_kills(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "kill_test.py"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, "--kills=3", "--out", tmp_path], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "all weights are the same, bit for bit" in done.stdout
