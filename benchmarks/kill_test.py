@@ -57,34 +57,40 @@ def run_folder(out: Path) -> Path | None:
     return next((path.parent for path in out.glob("*/*/config.yaml")), None)
 
 
-def reached(folder: Path | None) -> tuple[int, str]:
-    """The last step in steps.csv, and what the newest whole checkpoint is and holds."""
+def reached(folder: Path | None) -> int:
+    """The last step in steps.csv."""
+    steps = read_steps(folder / "steps.csv") if folder and (folder / "steps.csv").is_file() else []
+    return int(steps[-1]["step"]) if steps else 0
+
+
+def kept(folder: Path | None) -> str:
+    """What a run goes on from: its newest whole checkpoint."""
     if folder is None:
-        return 0, "nothing, the run had no folder yet"
-    steps = read_steps(folder / "steps.csv") if (folder / "steps.csv").is_file() else []
+        return "nothing, the run had no folder yet"
     found = kept_checkpoints(folder / "checkpoints")
     whole = next((path for path in found if is_whole(path)), None)
-    half_written = len(list(folder.glob("checkpoints/.*")))
-    torn = f" ({half_written} file half written)" if half_written else ""
-    if whole is None:
-        return int(steps[-1]["step"]) if steps else 0, f"step 0, no checkpoint yet{torn}"
-    step = torch.load(whole, weights_only=True)["global_step"]
-    return int(steps[-1]["step"]) if steps else 0, f"step {step}, {whole.name}{torn}"
+    name = "no checkpoint yet" if whole is None else whole.name
+    step = 0 if whole is None else torch.load(whole, weights_only=True)["global_step"]
+    torn = " (another half written)" if list(folder.glob("checkpoints/.*")) else ""
+    return f"step {step}, {name}{torn}"
 
 
-def wait_for_step(process: subprocess.Popen[bytes], out: Path, *, since: float) -> None:
-    """Wait until the process has written its first line to steps.csv, or is over."""
+def wait_for_step(process: subprocess.Popen[bytes], out: Path, *, step: int, since: float) -> None:
+    """Wait until the process has written a line to steps.csv, and that of `step`, or is over."""
     while process.poll() is None:
         folder = run_folder(out)
         steps = folder / "steps.csv" if folder else out
-        if folder and steps.is_file() and steps.stat().st_mtime > since and len(steps.read_bytes().split(b"\n")) > 2:
+        if folder and steps.is_file() and steps.stat().st_mtime > since and reached(folder) >= max(step, 1):
             return
         time.sleep(0.01)
 
 
 def kill_and_go_on(out: Path, *, kills: int, whole: dict[str, float], draws: random.Random, log: Path) -> Path:
-    """The folder of a run that was killed so often; whole: seconds of the whole run and of its training."""
-    for number in range(1, kills + 1):
+    """The folder of a run that was killed so often; whole: its steps, and its seconds with and without training."""
+    total = int(whole["steps"])
+    # Spread over the run; the last one falls into what follows the training.
+    aims = [*sorted(draws.randint(0, total) for _ in range(kills - 1)), total]
+    for number, aim in enumerate(aims, 1):
         every = str(draws.randint(1, 3))
         began = ("--ckpt_path", "last", "--out", str(out)) if run_folder(out) else ("--out", str(out), *SETTINGS)
         since = time.time()
@@ -92,17 +98,17 @@ def kill_and_go_on(out: Path, *, kills: int, whole: dict[str, float], draws: ran
         if draws.random() < 0.2:  # while it starts, which is most of so short a run
             moment = draws.uniform(0, whole["seconds"] - whole["training"])
         else:
-            wait_for_step(process, out, since=since)
-            moment = draws.uniform(0, 1.8 * whole["training"] / kills)
+            wait_for_step(process, out, step=aim, since=since)
+            moment = draws.uniform(0, 2.0 if aim == total else 3 * whole["training"] / total)
         try:
             process.wait(timeout=moment)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        step, kept = reached(run_folder(out))
+        folder = run_folder(out)
         what = "was over" if process.returncode == 0 else "killed"
         print(f"{number:2d}: {what} {time.time() - since:5.2f} s after its start, a checkpoint every {every} steps, at "
-              f"step {step:3d}; goes on from {kept}", flush=True)  # fmt: skip
+              f"step {reached(folder):3d}; goes on from {kept(folder)}", flush=True)  # fmt: skip
     finish("--out", str(out), *(("--ckpt_path", "last") if run_folder(out) else SETTINGS), log=log)
     folder = run_folder(out)
     assert folder is not None
@@ -141,13 +147,14 @@ def main() -> None:
         whole = run_folder(out / "whole")
         assert whole is not None
         training = json.loads((whole / "metrics.json").read_text())["training_seconds"]
-        print(f"whole: {len(read_steps(whole / 'steps.csv'))} steps, {seconds:.1f} s, {training} s of it training")
-        times = {"seconds": seconds, "training": training}
-        cut = kill_and_go_on(out / "cut", kills=options.kills, whole=times, draws=random.Random(options.seed), log=log)
+        steps = reached(whole)
+        print(f"whole: {steps} steps, {seconds:.1f} s, {training} s of it training", flush=True)
+        figures = {"steps": steps, "seconds": seconds, "training": training}
+        draws = random.Random(options.seed)
+        cut = kill_and_go_on(out / "cut", kills=options.kills, whole=figures, draws=draws, log=log)
         wrong = differences(whole, cut)
         if wrong:
             raise SystemExit("not the same: " + ", ".join(wrong[:5]))
-        steps = len(read_steps(cut / "steps.csv"))
         print(f"{options.kills} kills; {steps} losses, the history and all weights are the same, bit for bit")
 
 
