@@ -29,7 +29,7 @@ class Command:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit status: 0, 2 for a user's error,
-    130 for Ctrl-C."""
+    130 for Ctrl-C, 143 for SIGTERM."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())

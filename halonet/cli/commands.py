@@ -19,13 +19,15 @@ def fit(arguments: Sequence[str]) -> int:
     config, values = parse_settings("fit", arguments, description=description, options=options)
     from halonet.training import run
     from halonet.training.files import resolve_checkpoint
+    from halonet.training.interruption import Interrupted
 
     checkpoint = values["ckpt_path"] and resolve_checkpoint(values["ckpt_path"], out=config.out)
     try:
         folder = run.fit(config, checkpoint=checkpoint)
-    except run.Interrupted as interrupted:
-        print(f"\n{interrupted}", file=sys.stderr)
-        return 130
+    except Interrupted as interrupted:
+        if run.first_process():
+            print(f"\n{interrupted}", file=sys.stderr)
+        return interrupted.status
     if folder is not None:
         print(folder)
     return 0

@@ -1,6 +1,7 @@
 """Items, labels and a transform as a map-style data set whose randomness can be repeated."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import torch
@@ -68,8 +69,18 @@ class EpochSampler(DistributedSampler[Any]):
     def __init__(self, dataset: Dataset[Any], *, seed: int, num_replicas: int, rank: int, repeats: int = 1) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
         self.repeats = repeats
+        self._skipped = 0
+
+    def skip(self, images: int) -> None:
+        """The next iteration, and only that, begins after so many images of this process; its length is still told as
+        the whole epoch's."""
+        self._skipped = images
 
     def __iter__(self) -> Iterator[int]:
+        skipped, self._skipped = self._skipped, 0
+        return islice(self._whole_epoch(), skipped, None)
+
+    def _whole_epoch(self) -> Iterator[int]:
         size = len(self.dataset)  # type: ignore[arg-type]
         if self.repeats == 1:
             return (self.epoch * size + index for index in super().__iter__())

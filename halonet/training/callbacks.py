@@ -1,6 +1,7 @@
 """What a run does besides steps: repeatable randomness, a history, a voice.
 
-What begins an epoch hangs on its batch 0: Lightning leaves on_train_epoch_start out for the epoch a run goes on with.
+What begins an epoch hangs on its batch 0: Lightning leaves on_train_epoch_start out for the epoch a run goes on with,
+which may be anywhere in that epoch.
 """
 
 import sys
@@ -17,9 +18,9 @@ from halonet.training.throughput import FIGURES
 Batch = Any
 
 
-class ReseedEveryEpoch(lightning.Callback):
-    """Makes dropout and stochastic depth of an epoch depend on seed, epoch and rank only, so that a run that
-    goes on equals one that was never stopped. (Order and augmentation are the data set's own affair.)"""
+class ReseedEveryBatch(lightning.Callback):
+    """Makes dropout, stochastic depth and mixup of a batch depend on seed, epoch, batch and rank only, so that a run
+    that goes on equals one that was never stopped. (Order and augmentation are the data set's own affair.)"""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -27,8 +28,9 @@ class ReseedEveryEpoch(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        if batch_idx == 0:
-            torch.manual_seed((self.seed * 100_003 + trainer.current_epoch) * 1009 + trainer.global_rank)
+        epoch_seed = (self.seed * 100_003 + trainer.current_epoch) * 1009 + trainer.global_rank
+        # The generator of a CPU takes the lower 32 bits of a seed: times an odd number, they differ within an epoch.
+        torch.manual_seed((epoch_seed + batch_idx * 0x9E3779B97F4A7C15) % 2**64)
 
 
 class History(lightning.Callback):
@@ -40,7 +42,11 @@ class History(lightning.Callback):
         self.metrics = [f"{part}/{name}" for part in ("train", "val") for name in ("loss", score.name)]
         self.rows: list[dict[str, float]] = []
         self._started = 0.0
+        self._before = 0.0  # seconds that the epoch had taken where the run was stopped
         self._lr = 0.0
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        self._started = time.monotonic() - self._before
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Batch, batch_idx: int
@@ -64,30 +70,11 @@ class History(lightning.Callback):
         self.rows.append(row)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": time.monotonic() - self._started}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         self.rows = list(state_dict["rows"])
-
-
-class NoteInterruption(lightning.Callback):
-    """Remembers where Ctrl-C struck: `at` is (epoch, epochs, step, steps an epoch) or None; epochs count from
-    1."""
-
-    def __init__(self) -> None:
-        self.at: tuple[int, int, int, int] | None = None
-
-    def on_exception(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, KeyboardInterrupt):
-            loop = trainer.fit_loop.epoch_loop
-            self.at = (
-                trainer.current_epoch + 1,
-                trainer.max_epochs or 0,
-                loop.batch_progress.current.completed,
-                int(trainer.num_training_batches),
-            )
+        self._before = float(state_dict.get("seconds", 0.0))
 
 
 class Speak(lightning.Callback):
@@ -114,8 +101,9 @@ class Speak(lightning.Callback):
             transient=True,
         )
         total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
-        done = trainer.current_epoch * int(trainer.num_training_batches)
-        self._task = self._progress.add_task("", total=total, completed=done)
+        done = trainer.fit_loop.total_batch_idx + 1
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._task = self._progress.add_task(epoch, total=total, completed=done)
         self._progress.start()
 
     def on_train_batch_start(

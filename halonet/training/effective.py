@@ -67,7 +67,9 @@ def _strategy_name(trainer: lightning.Trainer) -> str:
 
 def in_words(facts: dict[str, Any]) -> tuple[str, str]:
     """Two lines: batches and steps; how they are computed."""
-    devices = f"{facts['devices']} {facts['accelerator']}" + (f" on {facts['num_nodes']} nodes" * (facts["num_nodes"] > 1))
+    devices = f"{facts['devices']} {facts['accelerator']}" + (
+        f" on {facts['num_nodes']} nodes" * (facts["num_nodes"] > 1)
+    )
     passes = facts["accumulate_grad_batches"]
     asked = facts["asked_global_batch"]
     batch = (

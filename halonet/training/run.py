@@ -1,8 +1,8 @@
 """The verbs of the command line that need a trainer: fit, validate, test."""
 
-import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +14,24 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from halonet.training.callbacks import History, NoteInterruption, ReseedEveryEpoch, voices
-from halonet.training.checkpointing import (
-    AtomicCheckpointIO,
-    KeepLastAndBest,
-    check_fits,
-    read_checkpoint,
-)
+from halonet.training.callbacks import History, ReseedEveryBatch, voices
+from halonet.training.checkpointing import AtomicCheckpointIO, KeepLastAndBest, check_fits, load_task
 from halonet.training.classification.kind import Classification
 from halonet.training.config import RunConfig
-from halonet.training.files import BEST, CONFIG, run_folder_of
+from halonet.training.files import (
+    BEST,
+    CHECKPOINTS,
+    STEPS,
+    passed_over,
+    remove_leftovers,
+    run_folder_of,
+    starts_over,
+)
+from halonet.training.interruption import StopSignals
+from halonet.training.position import Position
 from halonet.training.results import environment, first_process, new_run_folder, write_config, write_metrics
 from halonet.training.sharding import whole
+from halonet.training.steps import StepLog
 from halonet.training.stereo.kind import Stereo
 from halonet.training.task import Parts, TaskKind
 from halonet.training.trainer import keep_steps_whole, limit_threads, make_trainer, prepare, scale_parts, settle
@@ -33,75 +39,104 @@ from halonet.training.trainer import keep_steps_whole, limit_threads, make_train
 TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
 
 
-class Interrupted(Exception):
-    """Ctrl-C ended a training; the text says where, and the command that goes on."""
-
-
 def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
     """Train, test with the best weights, leave a results folder, and return it (None in processes that only
     compute).
 
-    checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's. Raises
-    ValueError for settings, data or checkpoints that do not fit, Interrupted on Ctrl-C.
+    checkpoint: a last.ckpt or best.ckpt to go on from, in the same folder if it lies in a run's; the last.ckpt that a
+    run never came to write begins that run again. Raises ValueError for settings, data or checkpoints that do not fit
+    and for a loss or weights that are not finite, Interrupted on SIGTERM and Ctrl-C.
     """
+    signals = StopSignals()
+    with signals.heeded():
+        return _fit(config, checkpoint, signals)
+
+
+def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Path | None:
     started = time.monotonic()
     kind = TASKS[config.task]
     limit_threads(kind.threads(config))
+    folder = checkpoint and run_folder_of(checkpoint)
+    if checkpoint is not None and starts_over(checkpoint):
+        checkpoint = None
     asked, config = config, settle(config)
-    # A checkpoint has all weights; the file the run once started from may be gone.
-    parts: Parts = kind.build(
-        config if checkpoint is None else replace(config, model=replace(config.model, weights=None))
-    )
+    parts = _build(kind, config, checkpoint)
+    position = Position()
+    if checkpoint is not None:
+        position = Position(check_fits(checkpoint, parts.task, model_name=config.model.name))
+        signals.saved = (position.epoch + 1, position.batch)
+    prepare(parts.model, config)
+    made = folder is None
+    folder = signals.folder = folder or new_run_folder(config, data_name=parts.data_name)
+    if first_process():
+        remove_leftovers(folder)
+        write_config(asked, folder)
+        if config.trainer.progress != "none":
+            _introduce(kind, parts, config, folder)
+        if checkpoint is not None:
+            _say_where(checkpoint, position, quiet=config.trainer.progress == "none")
+
+    history = History(kind.score)
+    effective, at_scale, clock = scale_parts(config, folder)
+    watchers, keeper = _watchers(config, folder, kind, signals, position)
+    callbacks = [*at_scale, history, *voices(history, progress=config.trainer.progress), *watchers]
+    try:
+        callbacks += kind.callbacks(parts, config)
+        trainer = _trainer_for(config, folder, callbacks, profiler=clock)
+    except ValueError:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)  # and nothing but the refused settings in it
+        raise
+    judged = whole(parts.task, strategy=config.trainer.strategy)
+    with _ctrl_c_as_usual():
+        keep_steps_whole(trainer, parts.data)
+        trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
+
+    # The other processes of a run on several devices do not know the folder of the first.
+    folder = Path(trainer.strategy.broadcast(str(folder)))
+    best = folder / CHECKPOINTS / BEST
+    if checkpoint is not None and not best.is_file():
+        best = checkpoint  # taken out of its run's folder, and no epoch was left to train
+    load_task(best, judged, model_name=config.model.name)
+    parts = replace(parts, task=judged)
+    with _ctrl_c_as_usual():
+        to_test = whole(judged, strategy=config.trainer.strategy)
+        tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
+    if trainer.is_global_zero:
+        figures = {"tested": dict(tested), "seconds": time.monotonic() - started, "effective": effective.facts}
+        _leave_results(kind, parts, config, folder, history, keeper, **figures)
+        return folder
+    return None
+
+
+def _build(kind: TaskKind, config: RunConfig, checkpoint: Path | None) -> Parts:
+    """What is to be trained; a checkpoint has all weights: the file the run once started from may be gone."""
+    if checkpoint is not None:
+        config = replace(config, model=replace(config.model, weights=None))
+    parts: Parts = kind.build(config)
     if "train" not in parts.counts:
         raise ValueError(
             f"data.root: {parts.data_name} has no {parts.what} to train on, or a number of them that nothing tells: "
             "give --trainer.limit_train_batches as a whole number then"
         )
-    if checkpoint is not None:
-        check_fits(checkpoint, parts.task, model_name=config.model.name)
-    prepare(parts.model, config)
-    folder = (checkpoint and run_folder_of(checkpoint)) or new_run_folder(config, data_name=parts.data_name)
-    if first_process():
-        write_config(asked, folder)
-        if config.trainer.progress != "none":
-            _introduce(kind, parts, config, folder)
+    return parts
 
-    history, interruption = History(kind.score), NoteInterruption()
-    keeper = KeepLastAndBest(folder / "checkpoints", kind.score)
-    effective, at_scale, clock = scale_parts(config, folder)
-    callbacks = [*at_scale, history, *voices(history, progress=config.trainer.progress), interruption, keeper]
-    try:
-        callbacks += kind.callbacks(parts, config)
-        trainer = _trainer_for(config, folder, callbacks, profiler=clock)
-    except ValueError:
-        if checkpoint is None:
-            shutil.rmtree(folder, ignore_errors=True)  # made above, and nothing but the refused settings in it
-        raise
-    judged = whole(parts.task, strategy=config.trainer.strategy)
-    try:
-        with _ctrl_c_as_usual():
-            keep_steps_whole(trainer, parts.data)
-            trainer.fit(parts.task, datamodule=parts.data, ckpt_path=checkpoint, weights_only=True)
-    except KeyboardInterrupt:
-        if interruption.at is None:
-            raise
-        raise Interrupted(_where(interruption.at, keeper, folder)) from None
 
-    # The other processes of a run on several devices do not know the folder of the first.
-    folder = Path(trainer.strategy.broadcast(str(folder)))
-    best = folder / "checkpoints" / BEST
-    if checkpoint is not None and not best.is_file():
-        best = checkpoint  # taken out of its run's folder, and no epoch was left to train
-    judged.load_state_dict(read_checkpoint(best)["state_dict"])
-    parts = replace(parts, task=judged)
-    with _ctrl_c_as_usual():
-        to_test = whole(parts.task, strategy=config.trainer.strategy)
-        tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
-    if trainer.is_global_zero:
-        seconds = time.monotonic() - started
-        _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds, effective=effective.facts)
-        return folder
-    return None
+def _watchers(
+    config: RunConfig, folder: Path, kind: TaskKind, signals: StopSignals, position: Position
+) -> tuple[list[Callback], KeepLastAndBest]:
+    """What keeps a run from losing anything."""
+    steps = StepLog(folder / STEPS)
+    keeper = KeepLastAndBest(
+        folder / CHECKPOINTS,
+        kind.score,
+        steps=steps,
+        position=position,
+        signals=signals,
+        every_steps=config.trainer.save_every_steps,
+        every_minutes=config.trainer.save_every_minutes,
+    )
+    return [ReseedEveryBatch(config.seed), steps, position, signals, keeper], keeper
 
 
 def evaluate(
@@ -118,8 +153,7 @@ def evaluate(
     parts: Parts
     if checkpoint is not None:
         parts = kind.build(replace(config, model=replace(config.model, weights=None)))
-        check_fits(checkpoint, parts.task, model_name=config.model.name)
-        parts.task.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        load_task(checkpoint, parts.task, model_name=config.model.name)
     else:
         assert weights is not None
         parts = kind.from_weights(config, weights)
@@ -156,9 +190,9 @@ def _trainer_for(config: RunConfig, folder: Path, callbacks: list[Callback], **r
     version = f"version_{len(list((folder / 'logs').glob('version_*')))}"
     return make_trainer(
         config.trainer,
-        callbacks=[ReseedEveryEpoch(config.seed), *callbacks],
+        callbacks=callbacks,
         logger=[logger(folder, name="logs", version=version) for logger in (CSVLogger, TensorBoardLogger)],
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(keep_last=config.trainer.keep_last)],
         **rest,
     )
 
@@ -174,14 +208,12 @@ def _introduce(kind: TaskKind, parts: Parts, config: RunConfig, folder: Path) ->
     print(f"writing to {folder}", flush=True)
 
 
-def _where(at: tuple[int, int, int, int], keeper: KeepLastAndBest, folder: Path) -> str:
-    epoch, epochs, step, steps = at
-    stopped = f"stopped in epoch {epoch} of {epochs}, after step {step} of {steps}"
-    if keeper.last.is_file():
-        command = shlex.join(["halonet", "fit", "--ckpt_path", str(keeper.last)])
-        return f"{stopped}; go on after the last whole epoch with:\n{command}"
-    command = shlex.join(["halonet", "fit", "--config", str(folder / CONFIG)])
-    return f"{stopped}; no epoch is finished yet, start again with:\n{command}"
+def _say_where(checkpoint: Path, position: Position, *, quiet: bool) -> None:
+    """Where a run goes on, and which newer checkpoints it passed over."""
+    if not quiet:
+        print(f"going on after step {position.step}, from {checkpoint.name}", flush=True)
+    for damaged in passed_over(checkpoint):
+        print(f"{damaged} is damaged: going on from {checkpoint}", file=sys.stderr, flush=True)
 
 
 def _leave_results(

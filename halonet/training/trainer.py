@@ -93,9 +93,13 @@ def settle(config: RunConfig) -> RunConfig:
     ValueError for a trainer that cannot be, before any data are read."""
     if config.trainer.strategy == "fsdp":
         if config.optim.ema_decay:
-            raise ValueError("optim.ema_decay: expected 0 with trainer.strategy fsdp, whose weights no device has whole")
+            raise ValueError(
+                "optim.ema_decay: expected 0 with trainer.strategy fsdp, whose weights no device has whole"
+            )
         if config.trainer.precision == "16-mixed":
-            raise ValueError("trainer.precision: expected 32-true or bf16-mixed with trainer.strategy fsdp, got 16-mixed")
+            raise ValueError(
+                "trainer.precision: expected 32-true or bf16-mixed with trainer.strategy fsdp, got 16-mixed"
+            )
     trainer = make_trainer(config.trainer, logger=False, enable_checkpointing=False)
     if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise ValueError("trainer.precision: expected 32-true or bf16-mixed on a CPU, got 16-mixed")

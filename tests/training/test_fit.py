@@ -34,11 +34,20 @@ def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor])
 def test_a_run_leaves_its_results(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     pictures = {"curves.png", "predictions.png", "attention.png"}
-    assert names == {"weights.safetensors", "config.yaml", "metrics.json", "checkpoints", "logs", *pictures}
+    assert names == {
+        "weights.safetensors",
+        "config.yaml",
+        "metrics.json",
+        "steps.csv",
+        "checkpoints",
+        "logs",
+        *pictures,
+    }
     for name in pictures:
         with Image.open(finished / name) as image:
             assert min(image.size) > 200
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    kept = {path.name for path in (finished / "checkpoints").iterdir()}
+    assert kept == {"last.ckpt", "last-1.ckpt", "best.ckpt"}
     logs = {path.name.split(".")[0] for path in (finished / "logs" / "version_0").iterdir()}
     assert {"metrics", "events"} <= logs
 
@@ -185,10 +194,11 @@ def test_ctrl_c_before_the_first_epoch_ends(
     monkeypatch.setattr(ClassificationTask, "training_step", step)
     assert run("fit", *SMALL) == 130
     said = capsys.readouterr().err.strip().splitlines()
-    assert "no epoch is finished yet" in said[-2]
-    config = shlex.split(said[-1])[-1]
-    assert said[-1] == f"halonet fit --config {config}"
-    assert yaml.safe_load(Path(config).read_text())["data"]["batch_size"] == 16
+    assert "no checkpoint was written yet, start again" in said[-2]
+    checkpoint = shlex.split(said[-1])[-1]
+    assert said[-1] == f"halonet fit --ckpt_path {checkpoint}"
+    config = Path(checkpoint).parents[1] / "config.yaml"
+    assert yaml.safe_load(config.read_text())["data"]["batch_size"] == 16
 
 
 def test_any_folder_of_pictures_and_then_its_classes_only(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
