@@ -49,9 +49,10 @@ class Position(lightning.Callback):
 
     def _place(self, loader: DataLoader[Any], trainer: lightning.Trainer) -> None:
         self._loader = loader
+        dataset: Any = loader.dataset  # a stream makes its batches itself
         sizes = {
             "devices": trainer.world_size,
-            "data.batch_size": int(loader.batch_size or getattr(loader.dataset, "batch_size", 0)),
+            "data.batch_size": loader.batch_size or int(dataset.batch_size),
             "trainer.accumulate_grad_batches": trainer.accumulate_grad_batches,
         }
         self._set_epoch(self.epoch)

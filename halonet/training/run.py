@@ -103,7 +103,7 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
         to_test = whole(judged, strategy=config.trainer.strategy)
         tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
-        figures = {"tested": dict(tested), "seconds": time.monotonic() - started, "effective": effective.facts}
+        figures: dict[str, Any] = {"tested": dict(tested), "seconds": time.monotonic() - started, "effective": effective.facts}
         _leave_results(kind, parts, config, folder, history, keeper, **figures)
         return folder
     return None
