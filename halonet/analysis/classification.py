@@ -118,7 +118,8 @@ class Figures:
     """What a tally amounts to.
 
     accuracy: top-1; top5: None with five classes or fewer. loss: mean cross entropy (nats). mean_class_accuracy: mean
-    of the accuracies of the classes that have images, `classes` of them. calibration_error, max_calibration_error: mean
+    of the accuracies of the classes that have images, `classes` of them. mean_confidence: of the answers' probabilities.
+    calibration_error, max_calibration_error: mean
     and largest distance between confidence and accuracy of the bins, the mean weighted by images (0 to 1). bins: those
     with images, by rising confidence. The rest as in `Tally`.
     """
@@ -130,6 +131,7 @@ class Figures:
     top5: Share | None
     loss: float
     mean_class_accuracy: float
+    mean_confidence: float
     calibration_error: float
     max_calibration_error: float
     bins: tuple[Bin, ...]
@@ -143,7 +145,7 @@ def figures(tally: Tally) -> Figures:
     if not tally.images:
         raise ValueError("tally: expected at least one image, got none")
     seen = tally.class_images > 0
-    bins = _bins(tally)
+    bins, answered = _bins(tally), max(int(tally.bin_images.sum()), 1)
     gaps = [(bin_.images, abs(bin_.accuracy - bin_.confidence)) for bin_ in bins]
     right = int(tally.class_right.sum())
     return Figures(
@@ -154,7 +156,8 @@ def figures(tally: Tally) -> Figures:
         top5=share(tally.right_in_5, tally.images) if tally.num_classes > 5 else None,
         loss=tally.loss / tally.images,
         mean_class_accuracy=float((tally.class_right[seen].double() / tally.class_images[seen]).mean()),
-        calibration_error=sum(images * gap for images, gap in gaps) / max(sum(images for images, _ in gaps), 1),
+        mean_confidence=float(tally.bin_confidence.sum()) / answered,
+        calibration_error=sum(images * gap for images, gap in gaps) / answered,
         max_calibration_error=max((gap for _, gap in gaps), default=0.0),
         bins=bins,
         class_images=tally.class_images,

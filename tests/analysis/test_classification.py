@@ -2,6 +2,7 @@
 
 import math
 from functools import reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def test_batches_add_up_to_the_naive_loop(images: int, classes: int, seed: int, 
     logits = 2 * torch.randn(images, classes, generator=generator)
     labels = torch.randint(classes, (images,), generator=generator)
     edges = [0, *sorted(min(cut, images) for cut in cuts), images]
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
     told = figures(reduce(lambda a, b: a + b, [tally(logits[part], labels[part]) for part in parts]))
     expected = naive(logits, labels)
     assert told.accuracy.right == expected["right"]
