@@ -118,10 +118,9 @@ class Figures:
     """What a tally amounts to.
 
     accuracy: top-1; top5: None with five classes or fewer. loss: mean cross entropy (nats). mean_class_accuracy: mean
-    of the accuracies of the classes that have images, `classes` of them. mean_confidence: of the answers' probabilities.
-    calibration_error, max_calibration_error: mean
-    and largest distance between confidence and accuracy of the bins, the mean weighted by images (0 to 1). bins: those
-    with images, by rising confidence. The rest as in `Tally`.
+    of the accuracies of the classes that have images, `classes` of them. mean_confidence: mean probability of the
+    answers. calibration_error, max_calibration_error: mean and largest distance between confidence and accuracy of the
+    bins, the mean weighted by images (0 to 1). bins: those with images, by rising confidence. The rest as in `Tally`.
     """
 
     images: int

@@ -40,7 +40,9 @@ def plot_confusion(figures: Figures, class_names: Sequence[str], path: str | Pat
     axis.imshow(wrong, cmap="Oranges", vmin=-0.3 * most_wrong, vmax=1.3 * most_wrong, interpolation="nearest")
     for row, column in zip(*counts.nonzero(), strict=True):
         number = str(counts[row, column])
-        axis.text(column, row, number, ha="center", va="center", fontsize=8 if len(number) < 4 else 6)
+        colour = "white" if row == column and shares[row, column] > 0.6 else "black"
+        size = 8 if len(number) < 4 else 6
+        axis.text(column, row, number, ha="center", va="center", color=colour, fontsize=size)
     axis.set_xticks(range(len(chosen)), names, rotation=0 if max(map(len, names)) < 3 else 90, fontsize=9)
     axis.set_yticks(range(len(chosen)), names, fontsize=9)
     axis.set_xlabel("answer")

@@ -60,7 +60,7 @@ def test_a_run_leaves_its_results(trained: Path) -> None:
 
 
 def test_the_same_figures_from_the_weights(trained: Path, capsys: Capture) -> None:
-    assert run("test", "--weights", trained / "weights.safetensors") == 0
+    assert run("test", "--json", "--weights", trained / "weights.safetensors") == 0
     figures = json.loads(capsys.readouterr().out)
     told = json.loads((trained / "metrics.json").read_text())["test"]
     assert figures["pairs"] == 16
