@@ -58,7 +58,8 @@ def plot_curves(
 def plot_predictions(
     images: Sequence[Tensor],
     *,
-    probabilities: Tensor,
+    answers: Tensor,
+    confidences: Tensor,
     labels: Tensor,
     class_names: Sequence[str],
     subtitle: str,
@@ -66,8 +67,8 @@ def plot_predictions(
 ) -> None:
     """Pictures with the answer given and, where it is wrong, the right one, as one PNG.
 
-    images: n of (1 or 3, S, S), values 0 to 1; probabilities (n, classes); labels (n,) int64; subtitle: a
-    line under the title. Raises ValueError without images.
+    images: n of (1 or 3, S, S), values 0 to 1; answers and labels (n,) int64; confidences (n,), the answers'
+    probabilities; subtitle: a line under the title. Raises ValueError without images.
     """
     if not len(images):
         raise ValueError("images: expected at least one, got none")
@@ -76,9 +77,9 @@ def plot_predictions(
     figure, axes = start_figure(rows, columns, size=(1.55 * columns + 0.4, 2.0 * rows + 1.0), least_width=6.0)
     for axis in axes.flat:
         axis.axis("off")
-    for axis, image, given, label in zip(axes.flat, images, probabilities, labels, strict=False):
-        answer = int(given.argmax())
-        right = answer == int(label)
+    told = zip(answers.tolist(), confidences.tolist(), labels.tolist(), strict=True)
+    for axis, image, (answer, confidence, label) in zip(axes.flat, images, told, strict=False):
+        right = answer == label
         axis.axis("on")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -88,13 +89,13 @@ def plot_predictions(
             spine.set_color(GREEN if right else RED)
             spine.set_linewidth(1.5 if right else 3.0)
         axis.set_title(
-            f"{_short(class_names[answer])}  {100 * float(given[answer]):.0f} %",
+            f"{_short(class_names[answer])}  {100 * confidence:.0f} %",
             fontsize=10,
             color="black" if right else RED,
             fontweight="normal" if right else "bold",
         )
         if not right:
-            axis.set_xlabel(f"is {_short(class_names[int(label)])}", fontsize=10, color=RED, labelpad=2)
+            axis.set_xlabel(f"is {_short(class_names[label])}", fontsize=10, color=RED, labelpad=2)
     figure.suptitle(f"Answers on test images, with their probability\n{subtitle}", fontsize=11)
     save_figure(figure, path)
 

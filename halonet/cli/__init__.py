@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import halonet
-from halonet.cli import commands
+from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.settings import recipe_names, setting_names
@@ -74,9 +74,11 @@ def _overview() -> str:
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("train and test a model; without arguments on handwritten digits", commands.fit),
-    "validate": Command("judge weights on validation images", lambda rest: commands.evaluate("validate", rest)),
-    "test": Command("judge weights on test images", lambda rest: commands.evaluate("test", rest)),
-    "predict": Command("name the class of pictures, or tell the disparity of a pair", commands.predict),
+    "validate": Command(
+        "judge weights on validation images, or on any labelled folder", lambda rest: judging.evaluate("validate", rest)
+    ),
+    "test": Command("judge weights on test images", lambda rest: judging.evaluate("test", rest)),
+    "predict": Command("name the class of pictures, or tell the disparity of a pair", judging.predict),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),

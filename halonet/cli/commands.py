@@ -1,11 +1,9 @@
 """What each command reads and runs. Lightning is imported by the commands that train, when they run."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import halonet
 from halonet.cli.settings import parse_settings
@@ -31,72 +29,6 @@ def fit(arguments: Sequence[str]) -> int:
     if folder is not None:
         print(folder)
     return 0
-
-
-def evaluate(command: str, arguments: Sequence[str]) -> int:
-    """Judge weights on one part of the data; `command` is "validate" or "test"."""
-    options = {
-        "weights": "safetensors file that `halonet fit` wrote",
-        "ckpt_path": "or a checkpoint; last: of the newest run below --out",
-    }
-    part = "validation" if command == "validate" else "test"
-    description = f"Loss and the task's figures on the {part} part, printed as JSON."
-    config, values = parse_settings(command, arguments, description=description, options=options)
-    from halonet.training import run
-    from halonet.training.files import resolve_checkpoint
-
-    weights, checkpoint = values["weights"], values["ckpt_path"]
-    figures = run.evaluate(
-        config,
-        split="val" if command == "validate" else "test",
-        weights=weights and Path(weights),
-        checkpoint=checkpoint and resolve_checkpoint(checkpoint, out=config.out),
-    )
-    print(json.dumps(figures, indent=2))
-    return 0
-
-
-def predict(arguments: Sequence[str]) -> int:
-    """Answer for pictures."""
-    parser = Parser(
-        prog="halonet predict",
-        description="Name the class of pictures, or tell the disparity of a pair: what the weights were trained for.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path, help="pictures; for stereo LEFT RIGHT")
-    parser.add_argument("--weights", required=True, metavar="FILE", type=Path, help="that `halonet fit` wrote")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to print (default 5)")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="stereo: where files go (default .)")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a line an answer")
-    values = parser.parse_args(arguments)
-    if values.top < 1:
-        raise UsageError(f"top: expected at least 1, got {values.top}")
-    answers: Iterable[Any]
-    if weights_task(values.weights) == "stereo":
-        from halonet.training.stereo.predict import predict_pair
-
-        if len(values.images) != 2:
-            raise UsageError(
-                f"{values.weights} tells disparities: expected LEFT RIGHT, got {len(values.images)} images"
-            )
-        answers = [predict_pair(values.weights, *values.images, out=values.out)]
-    else:
-        from halonet.training.classification.predict import predict
-
-        answers = predict(values.weights, values.images, top=values.top)
-    if values.json:
-        print(json.dumps([answer.to_dict() for answer in answers], indent=2))
-    else:
-        for answer in answers:
-            print(answer.to_line(), flush=True)
-    return 0
-
-
-def weights_task(path: Path) -> str:
-    """The task that weights were trained for, as the file says."""
-    from halonet.models.checkpoints import read_weights
-
-    return read_weights(path)[1].get("task", "classification")
 
 
 def summary(arguments: Sequence[str]) -> int:

@@ -71,9 +71,15 @@ def _read_recipe(name: str) -> Path:
 
 
 def parse_settings(
-    command: str, arguments: Sequence[str], *, description: str, options: Mapping[str, str]
+    command: str,
+    arguments: Sequence[str],
+    *,
+    description: str,
+    options: Mapping[str, str],
+    flags: Mapping[str, str] | None = None,
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The merged settings and the values of the plain `options` (name -> help).
+    """The merged settings and the values of the plain `options` and, of which none takes a value, `flags` (name ->
+    help).
 
     Later beats earlier: defaults, the config.yaml of the run that --ckpt_path or --weights lies in (unless
     --config is given), --config, dotted overrides.
@@ -81,7 +87,8 @@ def parse_settings(
     from jsonargparse import ArgumentError, ArgumentParser
 
     given = [token[2:].split("=", 1)[0] for token in arguments if token.startswith("--")]
-    extras = ("config", "print_config", "help", *options)
+    flags = flags or {}
+    extras = ("config", "print_config", "help", *options, *flags)
     for name in given:
         _refuse_unknown(name, f"halonet {command}", extras)
     parser = ArgumentParser(
@@ -94,12 +101,14 @@ def parse_settings(
     parser.add_argument("--config", action="config", help="recipe of the package or YAML file")
     for name, text in options.items():
         parser.add_argument(f"--{name}", type=str | None, default=None, help=text)
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", help=text)
     parser.add_class_arguments(RunConfig, None)
     try:
         values = parser.parse_args(_with_base_config(arguments, given)).as_dict()
     except ArgumentError as error:
         raise UsageError(f"halonet {command}: {_tidy(str(error))}") from error
-    return RunConfig.from_dict(values), {name: values[name] for name in options}
+    return RunConfig.from_dict(values), {name: values[name] for name in (*options, *flags)}
 
 
 def _with_base_config(arguments: Sequence[str], given: Sequence[str]) -> list[str]:

@@ -91,15 +91,18 @@ def with_class_map(source: ImageSource, path: str | Path) -> ImageSource:
     present = set(ids)
     ordered = tuple(key for key in names if key in present)
     numbers = {key: number for number, key in enumerate(ordered)}
-    relabel = np.array([numbers[key] for key in ids], np.int64)
-    splits: dict[Split, Part] = {
-        part: SplitItems(items.items, relabel[np.asarray(items.labels)])
-        if isinstance(items, SplitItems)
-        else StreamItems(items.shards, relabel if items.relabel is None else relabel[items.relabel])
-        for part, items in source.splits.items()
-    }
+    new = [numbers[key] for key in ids]
+    splits: dict[Split, Part] = {part: relabelled(items, new) for part, items in source.splits.items()}
     class_names = told_apart(tuple(names[key] for key in ordered), ordered)
     return replace(source, class_ids=ordered, class_names=class_names, splits=splits)
+
+
+def relabelled(part: Part, numbers: Sequence[int]) -> Part:
+    """The same images, of class `numbers[i]` where they were of class i."""
+    relabel = np.asarray(numbers, np.int64)
+    if isinstance(part, SplitItems):
+        return SplitItems(part.items, relabel[np.asarray(part.labels, np.int64)])
+    return StreamItems(part.shards, relabel if part.relabel is None else relabel[part.relabel])
 
 
 def told_apart(names: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:

@@ -28,12 +28,13 @@ from halonet.training.files import (
     starts_over,
 )
 from halonet.training.interruption import StopSignals
+from halonet.training.judgement import Judgement, Progress
 from halonet.training.position import Position
 from halonet.training.results import environment, first_process, new_run_folder, write_config, write_metrics
 from halonet.training.sharding import whole
 from halonet.training.steps import StepLog
 from halonet.training.stereo.kind import Stereo
-from halonet.training.task import Parts, TaskKind
+from halonet.training.task import Judging, Parts, TaskKind
 from halonet.training.trainer import keep_steps_whole, limit_threads, make_trainer, prepare, scale_parts, settle
 
 TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
@@ -103,7 +104,11 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
         to_test = whole(judged, strategy=config.trainer.strategy)
         tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
-        figures: dict[str, Any] = {"tested": dict(tested), "seconds": time.monotonic() - started, "effective": effective.facts}
+        figures: dict[str, Any] = {
+            "tested": dict(tested),
+            "seconds": time.monotonic() - started,
+            "effective": effective.facts,
+        }
         _leave_results(kind, parts, config, folder, history, keeper, **figures)
         return folder
     return None
@@ -142,7 +147,14 @@ def _watchers(
 def evaluate(
     config: RunConfig, *, split: Literal["val", "test"], weights: Path | None = None, checkpoint: Path | None = None
 ) -> dict[str, Any]:
-    """Loss and the task's figures of a safetensors file or a checkpoint (exactly one) on one part of the data.
+    """Loss and the task's figures as plain values; see `judge`."""
+    return judge(config, Judging(split), weights=weights, checkpoint=checkpoint).to_dict()
+
+
+def judge(
+    config: RunConfig, judging: Judging, *, weights: Path | None = None, checkpoint: Path | None = None
+) -> Judgement:
+    """Figures of a safetensors file or a checkpoint (exactly one) on one part of the data.
 
     Runs on one device. Raises ValueError if the weights are not for the data.
     """
@@ -152,24 +164,24 @@ def evaluate(
     limit_threads(kind.threads(config))
     parts: Parts
     if checkpoint is not None:
-        parts = kind.build(replace(config, model=replace(config.model, weights=None)))
+        parts = kind.from_checkpoint(config, checkpoint, judging=judging)
         load_task(checkpoint, parts.task, model_name=config.model.name)
     else:
         assert weights is not None
-        parts = kind.from_weights(config, weights)
+        parts = kind.from_weights(config, weights, judging=judging)
     # On several devices the last images would be counted twice, and a run's own settings may be of a larger machine.
     one_device = replace(config.trainer, devices=1, num_nodes=1, strategy="auto")
-    trainer = make_trainer(one_device, logger=False, enable_checkpointing=False)
-    run = trainer.validate if split == "val" else trainer.test
+    progress = Progress(progress=config.trainer.progress)
+    trainer = make_trainer(one_device, logger=False, enable_checkpointing=False, callbacks=[progress])
+    run = trainer.validate if judging.split == "val" else trainer.test
     with _ctrl_c_as_usual():
-        figures = run(parts.task, datamodule=parts.data, verbose=False)[0]
-    return {
-        "weights": str(weights or checkpoint),
-        "data": parts.data_name,
-        "split": split,
-        parts.what: parts.counts[split],
-        **{name.split("/")[1]: value for name, value in figures.items()},
-    }
+        logged = run(parts.task, datamodule=parts.data, verbose=False)[0]
+    about = {"weights": str(weights or checkpoint), "data": parts.data_name, "split": judging.split}
+    return kind.judgement(
+        parts,
+        {**about, "precision": config.trainer.precision, **environment(trainer.strategy.root_device)},
+        {name.split("/")[1]: value for name, value in logged.items()},
+    )
 
 
 @contextmanager
@@ -235,7 +247,7 @@ def _leave_results(
         "data": parts.data_name,
         "parameters": sum(parameter.numel() for parameter in parts.model.parameters()),
         parts.what: parts.counts,
-        "test": {name.split("/")[1]: value for name, value in tested.items()},
+        "test": {**{name.split("/")[1]: value for name, value in tested.items()}, **kind.figures(parts)},
         "test_is_val": parts.test_is_val,
         f"val_{score.name}": keeper.best_score,
         "epoch": keeper.best_epoch,

@@ -2,15 +2,16 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as lightning
 from torch import nn
 
 from halonet.analysis.score import Score
 from halonet.training.config import RunConfig
+from halonet.training.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,22 @@ class Parts:
         return model
 
 
+@dataclass(frozen=True)
+class Judging:
+    """What `halonet validate` and `test` ask for: the part of the data by the command, another one or "all" images by
+    `part`, and the backend of attention; None: as the data have it, as the weights were saved."""
+
+    split: Literal["val", "test"]
+    part: str | None = None
+    backend: str | None = None
+
+    def refuse_choices(self) -> None:
+        """Raise ValueError for what a task without such choices would pass over."""
+        for name in ("part", "backend"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"--{name}: has no meaning for this task; leave it out")
+
+
 class TaskKind(ABC):
     """One task of `halonet fit`. A new one is a subclass and a line in `run.TASKS`."""
 
@@ -48,8 +65,21 @@ class TaskKind(ABC):
         not fit."""
 
     @abstractmethod
-    def from_weights(self, config: RunConfig, weights: Path) -> Any:
+    def from_weights(self, config: RunConfig, weights: Path, *, judging: Judging) -> Any:
         """`Parts` around the model of a file that a run wrote. Raises ValueError if it is not for the data."""
+
+    def from_checkpoint(self, config: RunConfig, checkpoint: Path, *, judging: Judging) -> Any:
+        """`Parts` for a checkpoint, whose state is yet to be loaded. Raises ValueError if it is not for the data."""
+        judging.refuse_choices()
+        return self.build(replace(config, model=replace(config.model, weights=None)))
+
+    def figures(self, parts: Any) -> dict[str, Any]:
+        """Of the test that has just run, what is not logged."""
+        return {}
+
+    def judgement(self, parts: Any, about: dict[str, Any], logged: dict[str, float]) -> Judgement:
+        """What a validation or test of `parts` says. logged: the trainer's figures, by their last name."""
+        return Judgement({**about, parts.what: parts.counts[about["split"]]}, logged)
 
     def threads(self, config: RunConfig) -> int | None:
         """CPU threads of an operation; None for torch's own number."""

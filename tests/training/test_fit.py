@@ -57,6 +57,9 @@ def test_metrics(finished: Path) -> None:
     assert metrics["images"] == {"train": 1259, "val": 179, "test": 359}
     assert [row["epoch"] for row in metrics["history"]] == [1, 2]
     assert 0 <= metrics["test"]["accuracy"] <= metrics["test"]["top5"] <= 1
+    low, high = metrics["test"]["accuracy_interval"]
+    assert low <= metrics["test"]["accuracy"] <= high
+    assert 0 <= metrics["test"]["calibration_error"] <= metrics["test"]["max_calibration_error"] <= 1
     assert metrics["val_accuracy"] == max(row["val/accuracy"] for row in metrics["history"])
     assert metrics["history"][-1]["lr"] == pytest.approx(RunConfig().optim.lr / 128)
 
@@ -214,7 +217,7 @@ def test_any_folder_of_pictures_and_then_its_classes_only(photos: Path, capsys: 
     said = capsys.readouterr().out
     assert "new classifier for 2 classes" in said
     assert str(only_run(Path("second"))) == said.strip().splitlines()[-1]
-    assert run("validate", "--weights", only_run(Path("second")) / "weights.safetensors") == 0
+    assert run("validate", "--json", "--weights", only_run(Path("second")) / "weights.safetensors") == 0
     figures = json.loads(capsys.readouterr().out)
     assert (figures["data"], figures["split"], figures["images"]) == ("photos", "val", 2)
 

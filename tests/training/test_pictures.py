@@ -53,10 +53,9 @@ def test_curves_need_an_epoch() -> None:
 
 def test_predictions_name_answer_and_truth(drawn: list[Figure]) -> None:
     images = [torch.zeros(1, 4, 4), torch.ones(3, 4, 4)]
-    probabilities = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
     plot_predictions(
-        images, probabilities=probabilities, labels=torch.tensor([0, 0]), class_names=["cat", "dog"],
-        subtitle="both", path="unused",
+        images, answers=torch.tensor([0, 1]), confidences=torch.tensor([0.9, 0.7]), labels=torch.tensor([0, 0]),
+        class_names=["cat", "dog"], subtitle="both", path="unused",
     )  # fmt: skip
     right, wrong = drawn[0].axes
     assert (right.get_title(), right.get_xlabel()) == ("cat  90 %", "")
@@ -70,12 +69,9 @@ def test_pictures_are_png_files(tmp_path: Path) -> None:
 
 
 def test_mistakes_come_first_and_the_surest_before_the_others() -> None:
-    probabilities = torch.full((60, 2), 0.5)
-    probabilities[:, 0] = torch.linspace(0.6, 0.9, 60)
-    probabilities[:, 1] = 1 - probabilities[:, 0]
     labels = torch.zeros(60, dtype=torch.long)
     labels[[5, 50]] = 1
-    chosen = _worth_showing(Predictions(probabilities, labels))
+    chosen = _worth_showing(Predictions(torch.zeros(60, dtype=torch.long), torch.linspace(0.6, 0.9, 60), labels))
     assert chosen[:2] == [50, 5]
     assert len(chosen) == len(set(chosen)) == 24
 
@@ -83,7 +79,7 @@ def test_mistakes_come_first_and_the_surest_before_the_others() -> None:
 @pytest.mark.parametrize("wrong", [0, 3])
 def test_fewer_images_than_places(wrong: int) -> None:
     labels = torch.tensor([1] * wrong + [0] * (3 - wrong))
-    chosen: Any = _worth_showing(Predictions(torch.tensor([[0.9, 0.1]] * 3), labels))
+    chosen: Any = _worth_showing(Predictions(torch.zeros(3, dtype=torch.long), torch.full((3,), 0.9), labels))
     assert sorted(chosen) == [0, 1, 2]
 
 

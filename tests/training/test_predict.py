@@ -1,5 +1,6 @@
 """Naming pictures from the command line."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 
 from halonet.data import DataConfig, Preprocessing, eval_transform, open_source
 from halonet.models.checkpoints import load_model
-from tests.training.conftest import run
+from tests.training.conftest import error_line, run
 
 Capture = pytest.CaptureFixture[str]
 
@@ -62,3 +63,51 @@ def test_it_sees_what_the_test_saw(finished: Path, tmp_path: Path) -> None:
     source = open_source(DataConfig())
     assert (preprocessing.mean, preprocessing.std, preprocessing.crop_pct) == (source.mean, source.std, 1.0)
     assert eval_transform(preprocessing)(scan).shape == (1, 16, 16)
+
+
+def test_folders_in_batches(finished: Path, scans: list[Path], capsys: Capture) -> None:
+    """Of a folder every picture, below it too, and nothing else; in batches as one by one."""
+    folder = scans[0].parent / "folder"
+    (folder / "below").mkdir(parents=True)
+    for path, name in zip([*scans, scans[0]], ("a.png", "below/b.PNG", "c.png"), strict=True):
+        (folder / name).write_bytes(path.read_bytes())
+    (folder / "notes.txt").write_text("no picture")
+    told = {}
+    for batch in (1, 2, 32):
+        arguments = ("--json", "--top=10", "--device=cpu", "--batch", batch)
+        assert run("predict", "--weights", finished / "weights.safetensors", scans[1], folder, *arguments) == 0
+        told[batch] = json.loads(capsys.readouterr().out)
+    paths = [scans[1], folder / "a.png", folder / "below" / "b.PNG", folder / "c.png"]
+    for answers in told.values():
+        assert [answer["path"] for answer in answers] == [str(path) for path in paths]
+        for answer, alone in zip(answers, told[1], strict=True):
+            given, expected = (
+                {entry["name"]: entry["probability"] for entry in one["classes"]} for one in (answer, alone)
+            )
+            assert given == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_table_of_answers(finished: Path, scans: list[Path], capsys: Capture) -> None:
+    arguments = ("predict", "--weights", finished / "weights.safetensors", *scans, "--top=2", "--csv", "told.csv")
+    assert run(*arguments) == 0
+    assert capsys.readouterr().out.strip() == "told.csv"
+    assert run(*arguments, "--json") == 0
+    answers = json.loads(capsys.readouterr().out)
+    with open("told.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [str(path) for path in scans]
+    for row, answer in zip(rows, answers, strict=True):
+        for rank, entry in enumerate(answer["classes"], start=1):
+            assert row[f"class_{rank}"] == entry["name"]
+            assert float(row[f"probability_{rank}"]) == pytest.approx(entry["probability"], abs=1e-6)
+
+
+def test_what_predict_refuses(finished: Path, scans: list[Path], tmp_path: Path, capsys: Capture) -> None:
+    arguments = ("predict", "--weights", finished / "weights.safetensors")
+    (tmp_path / "empty").mkdir()
+    assert "no pictures in the folder" in error_line(capsys, *arguments, tmp_path / "empty")
+    assert "device: quantum: " in error_line(capsys, *arguments, scans[0], "--device", "quantum")
+    assert "batch: expected at least 1, got 0" in error_line(capsys, *arguments, scans[0], "--batch", 0)
+    scans[1].write_text("no picture")
+    assert "cannot read image" in error_line(capsys, *arguments, *scans, "--csv", "told.csv")
+    assert not Path("told.csv").exists()

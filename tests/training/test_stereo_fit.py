@@ -61,10 +61,11 @@ def test_a_run_leaves_its_results(trained: Path) -> None:
 
 
 def test_the_same_figures_from_the_weights(trained: Path, capsys: Capture) -> None:
-    assert run("test", "--weights", trained / "weights.safetensors") == 0
+    assert run("test", "--json", "--weights", trained / "weights.safetensors") == 0
     figures = json.loads(capsys.readouterr().out)
     told = json.loads((trained / "metrics.json").read_text())["test"]
     assert figures["pairs"] == 16
+    assert json.loads((trained / "judged-drawn-test" / "judged.json").read_text()) == figures
     for name in FIGURES:
         assert figures[name] == pytest.approx(told[name], rel=1e-4), name
 
@@ -134,6 +135,8 @@ def test_bad_pairs_are_told(trained: Path, pair: tuple[Path, Path], tmp_path: Pa
     assert f"left image {left} is 70 x 40, right image {narrow} is 60 x 40" in message
     assert "missing.png: no such file" in error_line(capsys, "predict", left, tmp_path / "missing.png", *weights)
     assert "expected LEFT RIGHT" in error_line(capsys, "predict", left, *weights)
+    assert "which are no table" in error_line(capsys, "predict", left, right, *weights, "--csv", tmp_path / "t.csv")
+    assert "--part: has no meaning for this task" in error_line(capsys, "test", *weights, "--part", "all")
 
 
 def test_settings_without_meaning_are_refused(capsys: Capture, finished: Path) -> None:

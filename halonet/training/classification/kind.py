@@ -1,8 +1,7 @@
 """The task of naming images: its parts, its score, what it leaves behind."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +10,19 @@ import torch
 from torch import nn
 
 import halonet
+from halonet.analysis.classification import figures
 from halonet.analysis.score import Score
 from halonet.data import ImageSource, Preprocessing, open_source
-from halonet.models.checkpoints import load_model, load_weights
+from halonet.models.checkpoints import load_weights
 from halonet.training.attention_callbacks import attention_callbacks
 from halonet.training.classification.datamodule import ImageDataModule
+from halonet.training.classification.judge import ClassificationJudgement, summary_figures
 from halonet.training.classification.module import ClassificationTask, mixing
-from halonet.training.classification.results import draw_pictures, predict_test, write_weights
+from halonet.training.classification.opening import Opened, open_checkpoint, open_weights
+from halonet.training.classification.results import Predictions, draw_pictures, weights_metadata, write_weights
 from halonet.training.config import DataConfig, RunConfig
-from halonet.training.task import Parts, TaskKind
+from halonet.training.judgement import Judgement
+from halonet.training.task import Judging, Parts, TaskKind
 from halonet.training.unreadable import ReportUnreadable
 
 
@@ -49,23 +52,25 @@ class Classification(TaskKind):
         """See `TaskKind`."""
         return build(config)
 
-    def from_weights(self, config: RunConfig, weights: Path) -> ClassificationParts:
-        """See `TaskKind`; the classes of the weights must be those of the data."""
-        model, metadata = load_model(weights)
-        source = open_source(config.data)
-        _check_classes(json.loads(metadata.get("class_names", "null")), source, weights)
-        if "img_size" in metadata and config.data.img_size is None:
-            preprocessing = Preprocessing.from_metadata(metadata)
-            if config.data.crop_pct is not None:
-                preprocessing = replace(preprocessing, crop_pct=config.data.crop_pct)
-            if preprocessing.in_chans != source.in_chans:
-                raise ValueError(
-                    f"data.in_chans: {weights} reads {preprocessing.in_chans} channels, the data have {source.in_chans}"
-                )
-        else:
-            card: Any = model.default_cfg
-            preprocessing = preprocessing_for(source, config=config.data, card=dict(card))
-        return assemble(model, source=source, preprocessing=preprocessing, config=config, notes=[])
+    def from_weights(self, config: RunConfig, weights: Path, *, judging: Judging) -> ClassificationParts:
+        """See `TaskKind`; the classes of the data must be among those of the weights."""
+        return _assemble_opened(open_weights(config, weights, judging=judging), config)
+
+    def from_checkpoint(self, config: RunConfig, checkpoint: Path, *, judging: Judging) -> ClassificationParts:
+        """See `from_weights`."""
+        return _assemble_opened(open_checkpoint(config, checkpoint, judging=judging), config)
+
+    def figures(self, parts: ClassificationParts) -> dict[str, Any]:
+        """See `TaskKind`."""
+        tally = parts.task.tally
+        return {} if tally is None else summary_figures(figures(tally))
+
+    def judgement(self, parts: ClassificationParts, about: dict[str, Any], logged: dict[str, float]) -> Judgement:
+        """See `TaskKind`; nothing of what is logged that the tally would not tell."""
+        told = figures(parts.task.tally)
+        counts = {"images": told.images, "of_images": parts.counts["test"], "classes": told.classes}
+        about = {**about, "part": parts.notes[0], **counts, "without_answer": told.without_answer}
+        return ClassificationJudgement(about, summary_figures(told), told, parts.source.class_names)
 
     def threads(self, config: RunConfig) -> int | None:
         """One for the digits, whose network is so small, unless told."""
@@ -102,19 +107,9 @@ class Classification(TaskKind):
         """Weights with class names and preprocessing; curves, answers and attention as pictures."""
         assert isinstance(parts.data, ImageDataModule)
         write_weights(parts.model, parts.data, folder, extra=extra)
-        predictions = predict_test(parts.model, parts.data, limit=config.trainer.limit_test_batches)
+        predictions = Predictions(*map(torch.cat, zip(*parts.task.answered, strict=True)))
         draw_pictures(parts.model, parts.data, predictions, history, folder, score=self.score)
         return {}
-
-
-def _check_classes(class_names: list[str] | None, source: ImageSource, weights: Path) -> None:
-    if class_names is None or tuple(class_names) == source.class_names:
-        return
-    if len(class_names) != source.num_classes:
-        raise ValueError(f"{weights} tells {len(class_names)} classes apart, the data have {source.num_classes}")
-    raise ValueError(
-        f"{weights} knows the classes {', '.join(class_names[:5])}, the data {', '.join(source.class_names[:5])}"
-    )
 
 
 def build(config: RunConfig) -> ClassificationParts:
@@ -177,7 +172,8 @@ def assemble(
         seed=config.seed,
     )
     mix = mixing(mixup=config.data.mixup, cutmix=config.data.cutmix, num_classes=source.num_classes)
-    task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes, mix=mix)
+    metadata = weights_metadata(source, preprocessing)
+    task = ClassificationTask(model, optim=config.optim, num_classes=source.num_classes, mix=mix, metadata=metadata)
     return ClassificationParts(
         task=task,
         data=data,
@@ -189,6 +185,12 @@ def assemble(
         source=source,
         preprocessing=preprocessing,
     )
+
+
+def _assemble_opened(opened: Opened, config: RunConfig) -> ClassificationParts:
+    card: Any = opened.model.default_cfg
+    preprocessing = opened.preprocessing or preprocessing_for(opened.source, config=config.data, card=dict(card))
+    return assemble(opened.model, source=opened.source, preprocessing=preprocessing, config=config, notes=[opened.part])
 
 
 def preprocessing_for(source: ImageSource, *, config: DataConfig, card: dict[str, Any]) -> Preprocessing:

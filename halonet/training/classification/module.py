@@ -1,6 +1,7 @@
 """The classification task: loss, metrics, optimizer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -8,6 +9,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchvision.transforms import v2
 
+from halonet.analysis.classification import Tally, tally
 from halonet.training.config import OptimConfig
 from halonet.training.optimizer import configure
 from halonet.training.sharding import ShardableModule
@@ -36,11 +38,26 @@ class ClassificationTask(ShardableModule):
 
     mix: blends the images of a training batch and gives labels (B, num_classes), see `mixing`; the training accuracy is
         then that of the first of the blended labels.
+    metadata: what a weights file would say of classes and preprocessing; checkpoints keep it.
+
+    After `trainer.validate` or `trainer.test`: `tally` sums up the part that was judged, and after a test `answered`
+    holds answer (int64), confidence (float32) and label of its images, three tensors (n,) a batch, in the part's order.
     """
 
-    def __init__(self, model: nn.Module, *, optim: OptimConfig, num_classes: int, mix: Mix | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optim: OptimConfig,
+        num_classes: int,
+        mix: Mix | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__()
         self.mix = mix
+        self.metadata = dict(metadata or {})
+        self.tally: Tally | None = None
+        self.answered: list[tuple[Tensor, Tensor, Tensor]] = []
         self.model = model
         self.optim = optim
         self.num_classes = num_classes
@@ -62,6 +79,12 @@ class ClassificationTask(ShardableModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], on_step=True, on_epoch=False)
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        self.tally = None
+
+    def on_test_epoch_start(self) -> None:
+        self.tally, self.answered = None, []
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
@@ -72,6 +95,12 @@ class ClassificationTask(ShardableModule):
         images, labels = batch
         logits = self(images)
         self._record(split, F.cross_entropy(logits, labels), logits, labels)
+        if self.trainer.validating or self.trainer.testing:  # not after each epoch of a training, for it costs time
+            batch_tally = tally(logits, labels)
+            self.tally = batch_tally if self.tally is None else self.tally + batch_tally
+        if self.trainer.testing:
+            confidence, answer = logits.detach().float().softmax(1).max(1)
+            self.answered.append((answer.cpu(), confidence.cpu(), labels.cpu()))
 
     def _record(self, split: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         values = {"loss": loss.expand(len(labels)), "accuracy": (logits.argmax(1) == labels).float()}
@@ -82,6 +111,10 @@ class ClassificationTask(ShardableModule):
             assert isinstance(metric, MeanMetric)
             metric.update(value)
             self.log(f"{split}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name != "top5")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds "metadata", so that a checkpoint can be judged on data with other classes than its own."""
+        checkpoint["metadata"] = self.metadata
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer of `optim`, with the schedule stepped every optimizer step."""

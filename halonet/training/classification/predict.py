@@ -3,11 +3,13 @@
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from halonet.data import Preprocessing, eval_transform, read_image
+from halonet.data.images import IMAGE_SUFFIXES
 from halonet.models.checkpoints import load_model
 
 
@@ -28,24 +30,51 @@ class Prediction:
         return f"{self.path}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in ranked)
 
 
+def pictures_of(paths: Iterable[Path]) -> list[Path]:
+    """The paths, each folder replaced by the pictures in it and below it, sorted. Raises ValueError for a folder
+    without."""
+    pictures: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            pictures.append(path)
+            continue
+        inside = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
+        )
+        if not inside:
+            raise ValueError(f"no pictures in the folder {path}: expected files such as .png or .jpg")
+        pictures += inside
+    return pictures
+
+
 @torch.inference_mode()
-def predict(weights: Path, images: Iterable[Path], *, top: int) -> Iterator[Prediction]:
+def predict(
+    weights: Path, images: Iterable[Path], *, top: int, batch: int = 1, device: str | None = None
+) -> Iterator[Prediction]:
     """The `top` likeliest classes (all, if there are fewer) of each picture, one after the other.
 
-    weights: a safetensors file that `halonet fit` wrote. Raises ValueError if it is not one,
+    weights: a safetensors file that `halonet fit` wrote. batch: pictures in one pass. device: null: cuda where there is
+    one, else the CPU. Raises ValueError if the file is not one, or for a device that is not there,
     UnreadableImageError for a picture.
     """
-    if top < 1:
-        raise ValueError(f"top: expected at least 1, got {top}")
+    for name, value in (("top", top), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
     model, metadata = load_model(weights)
     if "class_names" not in metadata:
         raise ValueError(f"{weights} has no class_names in its metadata: not written by halonet fit")
     class_names: list[str] = json.loads(metadata["class_names"])
     preprocessing = Preprocessing.from_metadata(metadata)
     transform = eval_transform(preprocessing)
-    model.eval()
-    for path in images:
-        tensor = transform(read_image(path, in_chans=preprocessing.in_chans))
-        ranked = model(tensor[None])[0].float().softmax(0).topk(min(top, len(class_names)))
-        names = tuple(class_names[int(i)] for i in ranked.indices)
-        yield Prediction(str(path), names, tuple(ranked.values.tolist()))
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.eval().to(place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ValueError(f"device: {place}: {(str(error).splitlines() or [''])[0]}") from error
+    rest = iter(images)
+    while paths := list(islice(rest, batch)):
+        tensors = [transform(read_image(path, in_chans=preprocessing.in_chans)) for path in paths]
+        probabilities = model(torch.stack(tensors).to(place)).float().softmax(1)
+        ranked = probabilities.topk(min(top, len(class_names)), dim=1)
+        for path, indices, values in zip(paths, ranked.indices.tolist(), ranked.values.tolist(), strict=True):
+            yield Prediction(str(path), tuple(class_names[index] for index in indices), tuple(values))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from halonet.analysis.score import Score
-from halonet.data import ImageDataset, StreamDataset
+from halonet.data import ImageDataset, ImageSource, Preprocessing, StreamDataset
 from halonet.files import replacing
 from halonet.layers import AttentionLayer
 from halonet.models.checkpoints import save_weights
@@ -22,40 +22,27 @@ SHOWN_PREDICTIONS = 24
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of a whole part, in its order: probabilities (n, classes) float32, labels (n,) int64."""
+    """Of a whole part, in its order, (n,) each: answers and labels int64, confidences (of the answers) float32."""
 
-    probabilities: Tensor
+    answers: Tensor
+    confidences: Tensor
     labels: Tensor
 
-    def accuracy(self) -> float:
-        return float((self.probabilities.argmax(1) == self.labels).float().mean())
+    def right(self) -> Tensor:
+        """Which answers are right, (n,) bool."""
+        return self.answers == self.labels
+
+
+def weights_metadata(source: ImageSource, preprocessing: Preprocessing) -> dict[str, str]:
+    """What `halonet predict` and `validate` need beside the model."""
+    ids = {} if source.class_ids is None else {"class_ids": json.dumps(source.class_ids)}
+    return {"class_names": json.dumps(source.class_names), **ids, **preprocessing.to_metadata()}
 
 
 def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extra: dict[str, str]) -> None:
     """The model with its class names and preprocessing, all that `halonet predict` needs."""
-    metadata = {
-        "class_names": json.dumps(data.source.class_names),
-        **data.preprocessing.to_metadata(),
-        **extra,
-    }
+    metadata = {**weights_metadata(data.source, data.preprocessing), **extra}
     save_weights(model, folder / WEIGHTS, metadata=metadata)
-
-
-@torch.inference_mode()
-def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
-    """Probabilities of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
-    loader = data.whole_loader("test")
-    count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
-    device = next(model.parameters()).device
-    model.eval()
-    probabilities: list[Tensor] = []
-    labels: list[Tensor] = []
-    for number, (images, targets) in enumerate(loader):
-        if number >= count:
-            break
-        probabilities.append(model(images.to(device)).float().softmax(1).cpu())
-        labels.append(targets)
-    return Predictions(torch.cat(probabilities), torch.cat(labels))
 
 
 def draw_pictures(
@@ -80,7 +67,8 @@ def draw_pictures(
         "curves.png": lambda path: plot_curves(history, path, score=score),
         "predictions.png": lambda path: plot_predictions(
             [_for_the_eye(tensor, data) for tensor in tensors],
-            probabilities=predictions.probabilities[chosen],
+            answers=predictions.answers[chosen],
+            confidences=predictions.confidences[chosen],
             labels=predictions.labels[chosen],
             class_names=names,
             subtitle=subtitle,
@@ -102,17 +90,16 @@ def draw_pictures(
 
 def _worth_showing(predictions: Predictions) -> list[int]:
     """The mistakes, surest first, then an even sample of the rest."""
-    top = predictions.probabilities.max(1)
-    wrong = (top.indices != predictions.labels).nonzero()[:, 0]
-    wrong = wrong[top.values[wrong].argsort(descending=True)][: SHOWN_PREDICTIONS // 2]
-    right = (top.indices == predictions.labels).nonzero()[:, 0]
+    wrong = (~predictions.right()).nonzero()[:, 0]
+    wrong = wrong[predictions.confidences[wrong].argsort(descending=True)][: SHOWN_PREDICTIONS // 2]
+    right = predictions.right().nonzero()[:, 0]
     count = min(SHOWN_PREDICTIONS - len(wrong), len(right))
     spread = right[torch.linspace(0, max(len(right) - 1, 0), count).long()] if count else right[:0]
     return [int(i) for i in torch.cat([wrong, spread])]
 
 
 def _right_and_wrong(predictions: Predictions) -> str:
-    right = int((predictions.probabilities.argmax(1) == predictions.labels).sum())
+    right = int(predictions.right().sum())
     total = len(predictions.labels)
     return f"{right} of {total} test images right ({100 * right / total:.1f} %); mistakes first, surest first"
 
@@ -132,6 +119,6 @@ def _has_attention(model: nn.Module) -> bool:
 def _richest(predictions: Predictions, dataset: ImageDataset | StreamDataset) -> Tensor:
     """Of the 32 test images with the surest answers the one (C, S, S) with most to see: the largest sum of steps
     between neighbouring pixels."""
-    surest = predictions.probabilities.max(1).values.argsort(descending=True)[:32]
+    surest = predictions.confidences.argsort(descending=True)[:32]
     images = [dataset[int(i)][0] for i in surest]
     return max(images, key=lambda image: float(image.diff(dim=1).abs().sum() + image.diff(dim=2).abs().sum()))

@@ -18,7 +18,7 @@ from halonet.training.config import ModelConfig, RunConfig
 from halonet.training.stereo.datamodule import StereoDataModule
 from halonet.training.stereo.module import StereoTask
 from halonet.training.stereo.results import draw_pictures, judge_constant, write_weights
-from halonet.training.task import Parts, TaskKind
+from halonet.training.task import Judging, Parts, TaskKind
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
 DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed"}
@@ -57,8 +57,9 @@ class Stereo(TaskKind):
             notes.append(f"started from {config.model.weights}")
         return _assemble(model, source, config, notes)
 
-    def from_weights(self, config: RunConfig, weights: Path) -> StereoParts:
+    def from_weights(self, config: RunConfig, weights: Path, *, judging: Judging) -> StereoParts:
         """See `TaskKind`."""
+        judging.refuse_choices()
         model, metadata = load_model(weights)
         if metadata["model"] not in list_models(task="stereo"):
             raise ValueError(f"{weights} holds {metadata['model']}, which tells no disparities")
