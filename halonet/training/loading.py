@@ -27,7 +27,6 @@ def epoch_sampler(
         repeats=repeats,
     )
     if trainer:
-        # A run that goes on draws its first batches before Lightning tells samplers the epoch.
         sampler.set_epoch(epoch_of(trainer))
     return sampler
 
@@ -71,10 +70,21 @@ def make_loader(
     elif world > 1:
         total = len(dataset)  # type: ignore[arg-type]
         shared = {"batch_sampler": shared_batches(total, batch_size=batch_size, rank=rank, world=world)}
-    return DataLoader(dataset, **shared, **_machinery(_workers(num_workers, from_files=from_files)))
+    return LateLoader(dataset, **shared, **_machinery(_workers(num_workers, from_files=from_files)))
 
 
-class StreamLoader(DataLoader[Any]):
+class LateLoader(DataLoader[Any]):
+    """Begins with its first batch, not with `iter`: Lightning calls that while it sets up the optimizer, before it knows
+    which epoch a run goes on with, and loading processes would be at work on another."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        yield from self._begin()
+
+    def _begin(self) -> Iterator[Any]:
+        return super().__iter__()
+
+
+class StreamLoader(LateLoader):
     """A loader of the batches of a `StreamDataset`, which it tells the epoch whenever it begins.
 
     `loader.dataset.skip(batches)` lets the next iteration begin later; `loader.dataset.set_epoch(epoch)` is for loaders
@@ -86,11 +96,11 @@ class StreamLoader(DataLoader[Any]):
         super().__init__(dataset, batch_size=None, **_machinery(workers))
         self._epoch = epoch
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def _begin(self) -> Iterator[Any]:
         if self._epoch is not None:
             dataset: Any = self.dataset
             dataset.set_epoch(self._epoch())
-        return super().__iter__()
+        return super()._begin()
 
 
 def _workers(wanted: int | None, *, from_files: bool) -> int:
