@@ -59,7 +59,7 @@ class StopSignals(lightning.Callback):
             ctrl_c = self.requested == signal.SIGINT
             raise Interrupted(self._text(), status=CTRL_C if ctrl_c else TERMINATED) from None
         except KeyboardInterrupt:
-            if self.at is None:
+            if self.folder is None:
                 raise
             raise Interrupted(self._text(), status=CTRL_C) from None
         finally:
@@ -117,6 +117,8 @@ class StopSignals(lightning.Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
+        if not self._training:
+            return
         self._training = False
         batches = trainer.num_training_batches
         epoch, batch = _position(trainer)

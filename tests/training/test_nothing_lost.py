@@ -206,9 +206,13 @@ def test_stereo_and_gradients_being_summed() -> None:
     assert_same_run(only_run(Path("whole")), folder)
 
 
-def test_sizes_that_do_not_fit_the_place(whole: Path, capsys: Capture) -> None:
-    with at_batch(0, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)):
-        assert run(*RUN, "--out=cut") == 143
+def test_a_job_of_slurm_by_time_and_sizes_that_do_not_fit_the_place(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with at_batch(0, 1, lambda _: os.kill(os.getpid(), signal.SIGUSR1)):
+        assert run(*RUN, "--out=cut", "--trainer.save_every_minutes=1e-9") == 143
+    assert {path.name for path in only_run(Path("cut")).glob("checkpoints/*")} == {"last.ckpt", "last-1.ckpt"}
     message = error_line(capsys, "fit", "--ckpt_path=last", "--out=cut", "--data.batch_size=8")
     assert "taken within epoch 1" in message
     assert message.endswith("it had data.batch_size 16, now 8")
