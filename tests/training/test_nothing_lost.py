@@ -357,6 +357,28 @@ def test_a_signal_to_one_of_two_processes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_loading_processes_too(photos: Path, tmp_path: Path, how: signal.Signals) -> None:
+    """As a terminal, `timeout` and SLURM send it: to the whole group."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = (*SMALL, "--data.root", photos, "--data.num_workers=2", "--data.batch_size=2", "--trainer.max_epochs=9")
+    command = [sys.executable, "-m", "halonet", "fit", *map(str, options), "--out", str(tmp_path / "cut")]
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        while process.poll() is None and not [
+            path for path in tmp_path.glob("cut/*/*/steps.csv") if len(losses(path.parent)) > 3
+        ]:
+            time.sleep(0.02)
+        os.killpg(process.pid, how)
+        said = process.communicate(timeout=120)[1].strip().splitlines()
+    assert process.returncode == 128 + how, said
+    assert "nothing is lost, go on with:" in said[-2]
+    last = contents(only_run(tmp_path / "cut") / "checkpoints" / "last.ckpt")
+    assert last["global_step"] == len(losses(only_run(tmp_path / "cut")))
+
+
+@pytest.mark.slow
 def test_real_kills(tmp_path: Path) -> None:
     script = ROOT / "benchmarks" / "kill_test.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
