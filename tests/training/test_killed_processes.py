@@ -1,4 +1,4 @@
-"""Signals to real processes: one of two, a whole group, and kills that cannot be heeded. The rest of test_nothing_lost.py."""
+"""Signals to real processes: one of two, a whole group, and kills that cannot be heeded; see test_nothing_lost.py."""
 
 from __future__ import annotations
 
