@@ -100,7 +100,8 @@ class Speak(lightning.Callback):
             TimeRemainingColumn(),
             transient=True,
         )
-        total = int(trainer.num_training_batches) * (trainer.max_epochs or 1)
+        batches = trainer.num_training_batches  # infinite for a stream that does not tell
+        total = None if batches == float("inf") else int(batches) * (trainer.max_epochs or 1)
         done = trainer.fit_loop.total_batch_idx + 1
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._task = self._progress.add_task(epoch, total=total, completed=done)

@@ -86,6 +86,7 @@ def _rotate(folder: Path, *, keep: int) -> None:
         try:
             os.link(folder / LAST, link)
             link.replace(folder / older(1))
+            link.unlink(missing_ok=True)  # left where both are one file already, after a kill in this place
         except OSError:
             (folder / LAST).replace(folder / older(1))
     number = keep
@@ -210,6 +211,7 @@ class KeepLastAndBest(Checkpoint):
             return  # gradients are being accumulated
         self._step = trainer.global_step
         if _is_last_batch(trainer):
+            self._refuse_spoilt(trainer)
             return  # validation follows, and the epoch's own checkpoint
         self._between_steps = True
         by_steps = self.every_steps is not None and self._step % self.every_steps == 0

@@ -45,6 +45,7 @@ class StopSignals(lightning.Callback):
         self.at: tuple[int, int, int, int | None] | None = None
         self.folder: Path | None = None  # of the run, as soon as there is one
         self._training = False
+        self._set_aside: dict[int, Any] = {}
         self.saved: tuple[int, int] | None = None  # (epoch from 1, batches) of the newest checkpoint
 
     @contextmanager
@@ -55,16 +56,24 @@ class StopSignals(lightning.Callback):
         self._install()
         try:
             yield
-        except Stop:
-            ctrl_c = self.requested == signal.SIGINT
-            raise Interrupted(self._text(), status=CTRL_C if ctrl_c else TERMINATED) from None
-        except KeyboardInterrupt:
-            if self.at is None:
+        except (Stop, KeyboardInterrupt, RuntimeError, ConnectionError, EOFError) as error:
+            if not self._explains(error):
                 raise
-            raise Interrupted(self._text(), status=CTRL_C) from None
+            by_hand = isinstance(error, KeyboardInterrupt) or self.requested == signal.SIGINT
+            raise Interrupted(self._text(), status=CTRL_C if by_hand else TERMINATED) from None
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number, handler in {**before, **self._set_aside}.items():
+                if handler is not None:  # None: not set by Python
+                    signal.signal(number, handler)
+
+    def _explains(self, error: BaseException) -> bool:
+        """Whether a signal is behind an error. Sent to a whole group of processes, as a terminal does, it ends the
+        loading processes too, which shows as errors of the data."""
+        if isinstance(error, KeyboardInterrupt):
+            return self.folder is not None
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            return False
+        return isinstance(error, Stop) or self.requested is not None
 
     @staticmethod
     def _numbers() -> list[int]:
@@ -84,6 +93,9 @@ class StopSignals(lightning.Callback):
         self.requested = self.requested or number
         if not self._training:
             raise Stop
+        if not again:
+            # torch looks out for loading processes that end, and would break off the step in which it hears of one.
+            self._set_aside[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         if number == signal.SIGINT:
             print("\nstopping after this step (Ctrl-C again: at once)", file=sys.stderr, flush=True)
 
@@ -117,6 +129,8 @@ class StopSignals(lightning.Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
+        if not self._training:
+            return
         self._training = False
         batches = trainer.num_training_batches
         epoch, batch = _position(trainer)

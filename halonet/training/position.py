@@ -68,14 +68,15 @@ class Position(lightning.Callback):
 
     def _set_epoch(self, epoch: int) -> None:
         assert self._loader is not None
-        for holder in (self._loader.sampler, self._loader.dataset):
+        for holder in (getattr(self._loader, "sampler", None), getattr(self._loader, "dataset", None)):
             if callable(set_epoch := getattr(holder, "set_epoch", None)):
                 set_epoch(epoch)
 
     def _skip(self, batches: int) -> None:
         assert self._loader is not None
-        if isinstance(self._loader.sampler, EpochSampler):
-            self._loader.sampler.skip(batches * int(self._loader.batch_size or 1))
+        sampler = getattr(self._loader, "sampler", None)
+        if isinstance(sampler, EpochSampler):
+            sampler.skip(batches * int(self._loader.batch_size or 1))
         elif callable(skip := getattr(self._loader.dataset, "skip", None)):
             skip(batches)
         else:

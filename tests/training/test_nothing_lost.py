@@ -9,8 +9,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,15 +18,16 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.utils.data import DataLoader, IterableDataset
 
 from halonet.data import EpochSampler
+from halonet.training.classification.datamodule import ImageDataModule
 from halonet.training.classification.module import ClassificationTask
 from halonet.training.files import is_whole, resolve_checkpoint
 from halonet.training.steps import cut_back, read_steps
 from halonet.training.stereo.module import StereoTask
 from tests.training.conftest import SMALL, error_line, only_run, run
 
-ROOT = Path(__file__).parents[2]
 Capture = pytest.CaptureFixture[str]
 LIMITS = tuple(f"--trainer.limit_{split}_batches={count}" for split, count in (("train", 5), ("val", 1), ("test", 1)))
 DRAWS = ("--model.drop_rate=0.2", "--model.drop_path_rate=0.2", "--data.mixup=0.2", "--data.cutmix=1.0")
@@ -206,9 +205,13 @@ def test_stereo_and_gradients_being_summed() -> None:
     assert_same_run(only_run(Path("whole")), folder)
 
 
-def test_sizes_that_do_not_fit_the_place(whole: Path, capsys: Capture) -> None:
-    with at_batch(0, 1, lambda _: os.kill(os.getpid(), signal.SIGTERM)):
-        assert run(*RUN, "--out=cut") == 143
+def test_a_job_of_slurm_by_time_and_sizes_that_do_not_fit_the_place(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with at_batch(0, 1, lambda _: os.kill(os.getpid(), signal.SIGUSR1)):
+        assert run(*RUN, "--out=cut", "--trainer.save_every_minutes=1e-9") == 143
+    assert {path.name for path in only_run(Path("cut")).glob("checkpoints/*")} == {"last.ckpt", "last-1.ckpt"}
     message = error_line(capsys, "fit", "--ckpt_path=last", "--out=cut", "--data.batch_size=8")
     assert "taken within epoch 1" in message
     assert message.endswith("it had data.batch_size 16, now 8")
@@ -302,6 +305,39 @@ def test_a_record_is_cut_back_to_a_step(tmp_path: Path) -> None:
     assert path.read_text().endswith("0.01\n")
 
 
+class Stream(IterableDataset[Any]):
+    """The images of a map-style set one after the other, without a length, by the contract of `Position`."""
+
+    def __init__(self, images: Any) -> None:
+        self.images, self.epoch, self.skipped = images, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        self.skipped = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self.skipped = 16 * self.skipped, 0
+        return (self.images[self.epoch * len(self.images) + number] for number in range(first, 80))
+
+
+@pytest.mark.slow
+def test_a_stream_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def train_dataloader(self: ImageDataModule) -> Any:
+        return DataLoader(Stream(self.dataset("train")), batch_size=16)
+
+    monkeypatch.setattr(ImageDataModule, "train_dataloader", train_dataloader)
+    monkeypatch.setattr("halonet.training.optimizer.WarmupCosine.__call__", lambda *_: 0.1, raising=True)
+    options = (*RUN, "--trainer.save_every_steps=1")
+    assert run(*options, "--out=whole") == 0
+    for number, (epoch, batch) in enumerate(((0, 3), (1, 2))):
+        with at_batch(epoch, batch, kill), pytest.raises(Killed):
+            run(*(("fit", "--ckpt_path=last") if number else options), "--out=cut")
+    assert run("fit", "--ckpt_path=last", "--out=cut") == 0
+    assert_same_run(only_run(Path("whole")), only_run(Path("cut")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_average_of_the_weights_and_loading_processes(
@@ -324,40 +360,3 @@ def test_an_average_of_the_weights_and_loading_processes(
     for key in ("current_model_state", "averaging_state"):
         assert_equal(first[key], second[key], key)
     assert not torch.equal(*(first[key]["model.head.fc.weight"] for key in ("state_dict", "current_model_state")))
-
-
-@pytest.mark.slow
-def test_a_signal_to_one_of_two_processes(tmp_path: Path) -> None:
-    """Both save, rank 0 alone writes, and what goes on equals what was never stopped."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "halonet", "fit"]
-    options = [*RUN[1:], "--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.limit_train_batches=24"]
-
-    def finish(*arguments: object) -> None:
-        subprocess.run([*command, *map(str, arguments)], env=environment, check=True, timeout=300, capture_output=True)
-
-    finish(*options, "--out", tmp_path / "whole")
-    out = tmp_path / "cut"
-    with subprocess.Popen(
-        [*command, *options, "--out", str(out)], env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
-        while process.poll() is None and not [path for path in out.glob("*/*/steps.csv") if losses(path.parent)]:
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        said = process.communicate(timeout=120)[1].strip().splitlines()
-    assert process.returncode == 143
-    assert "nothing is lost, go on with:" in said[-2]
-    assert 0 < len(losses(only_run(out))) < 48
-    finish("--ckpt_path", "last", "--out", out)
-    assert_same_run(only_run(tmp_path / "whole"), only_run(out))
-
-
-@pytest.mark.slow
-def test_real_kills(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "kill_test.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script, "--kills=3", "--out", tmp_path], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert "all weights are the same, bit for bit" in done.stdout
