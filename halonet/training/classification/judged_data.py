@@ -51,7 +51,7 @@ def judged_data(config: DataConfig, *, weights: Path, split: Split, part: str | 
     """
     if part is not None and part not in PARTS:
         raise ValueError(f"--part: expected one of {', '.join(PARTS)}, got {part!r}")
-    folder = _foreign_folder(config, weights) if part in (None, "all") else None
+    folder = _foreign_folder(config, weights, split) if part in (None, "all") else None
     if folder is not None:
         return _read_folder(folder, split=split, whole=part == "all")
     source = open_source(config)
@@ -82,9 +82,14 @@ def with_classes_of(
     """
     renames = {} if class_map is None else read_class_map(class_map)
     names, items = data.source.class_names, data.items
-    matches = match_classes(
-        names, class_names, num_classes=num_classes, class_map=renames, data=data.source.name, weights=weights
-    )
+    options: dict[str, Any] = {"num_classes": num_classes, "class_map": renames, "data": data.source.name}
+    try:
+        matches = match_classes(names, class_names, weights=weights, **options)
+    except ValueError:
+        ids: Sequence[str] | None = getattr(data.source, "class_ids", None)  # as a data set itself calls its classes
+        if ids is None:
+            raise
+        matches = match_classes(ids, class_names, weights=weights, **options)
     if matches != list(range(len(names))):
         items = SplitItems(items.items, [matches[label] for label in items.labels])
     if class_names is None:
@@ -94,7 +99,7 @@ def with_classes_of(
     return replace(data.source, class_names=tuple(class_names), splits=parts, test_is_val=False)
 
 
-def _foreign_folder(config: DataConfig, weights: Path) -> Path | None:
+def _foreign_folder(config: DataConfig, weights: Path, split: Split) -> Path | None:
     """The folder of class folders at `config.root`, unless it is the one that the weights' own run read."""
     if config.root is None or config.dataset not in ("auto", "folder"):
         return None
@@ -105,7 +110,19 @@ def _foreign_folder(config: DataConfig, weights: Path) -> Path | None:
         own = settings.get("data", {}).get("root")
         if own is not None and Path(own).expanduser().resolve() == root.resolve():
             return None
-    return root if _classes_in(root) else None
+    return root if _classes_in(root) and not _lies_flat(root, split) else None
+
+
+def _lies_flat(root: Path, split: Split) -> bool:
+    """Whether the part that would be judged has its images in no class folders, as ImageNet's val/ and test/ come: the
+    data set itself knows where their classes are told."""
+    parts = _parts_in(root)
+    for name in ORDER[split] if parts else ():
+        if name in parts:
+            return False
+        if any((root / spelling).is_dir() for spelling in SPLIT_FOLDERS[name]):
+            return True
+    return False
 
 
 def _read_folder(root: Path, *, split: Split, whole: bool) -> JudgedData:
