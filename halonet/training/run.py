@@ -177,6 +177,7 @@ def judge(
     with _ctrl_c_as_usual():
         logged = run(parts.task, datamodule=parts.data, verbose=False)[0]
     about = {"weights": str(weights or checkpoint), "data": parts.data_name, "split": judging.split}
+    about |= {"backend": judging.backend} if judging.backend else {}
     return kind.judgement(
         parts,
         {**about, "precision": config.trainer.precision, **environment(trainer.strategy.root_device)},

@@ -4,7 +4,9 @@ import csv
 import json
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +14,15 @@ import torch
 import yaml
 from PIL import Image
 
-from halonet.data import DataConfig, ImageDataset, Preprocessing, eval_transform, open_source
+from halonet.analysis.classification import tally
+from halonet.data import DataConfig, ImageDataset, ImageSource, Preprocessing, eval_transform, open_source
+from halonet.data.source import SplitItems
 from halonet.models.checkpoints import load_model, read_weights, save_weights
 from halonet.training import judgement
 from halonet.training.classification.judge import ClassificationJudgement
-from halonet.training.config import RunConfig
+from halonet.training.classification.judged_data import JudgedData, with_classes_of
+from halonet.training.classification.module import ClassificationTask
+from halonet.training.config import OptimConfig, RunConfig
 from halonet.training.run import judge
 from halonet.training.task import Judging
 from tests.training.conftest import error_line, run
@@ -122,6 +128,52 @@ def test_folders_named_val_beside_others_are_classes(answering: Path, scans: Pat
     (scans.parent / "map.txt").write_text("val 7\n")
     told = judged(capsys, answering / "weights.safetensors", "--data.root", scans, "--data.class_map", "map.txt")
     assert [(row["class"], row["images"]) for row in told["per_class"]] == [("0", 4), ("3", 5), ("7", 6)]
+
+
+def test_a_part_without_class_folders_is_left_to_the_data_set(finished: Path, scans: Path, capsys: Capture) -> None:
+    """As ImageNet's: train/ has class folders, val/ is flat, and must not be passed over in favour of train/."""
+    root = scans.parent / "flat"
+    (root / "val").mkdir(parents=True)
+    scans.rename(root / "train")
+    shutil.copy(root / "train" / "0" / "0.png", root / "val" / "image.png")
+    weights = finished / "weights.safetensors"
+    assert judged(capsys, weights, "--data.root", root)["part"] == "validation part"
+    shutil.rmtree(root / "val")
+    assert judged(capsys, weights, "--data.root", root)["part"] == "all images of train/"
+
+
+def test_classes_by_the_names_or_the_ids_of_the_data() -> None:
+    """A data set that has both, as ImageNet's words and WordNet numbers, is matched by either."""
+
+    @dataclass(frozen=True)
+    class WithIds(ImageSource):
+        class_ids: tuple[str, ...] | None = None
+
+    items = SplitItems([Image.new("L", (1, 1))] * 3, [0, 1, 1])
+    source = WithIds("set", ("tench", "crane"), 1, {}, "photo", class_ids=("n01", "n02"))
+    for known, labels in ((["crane", "elk", "tench"], [2, 0, 0]), (["n00", "n01", "n02"], [1, 2, 2])):
+        told = with_classes_of(JudgedData(source, items, "all"), known, num_classes=3, class_map=None, weights="file")
+        assert told.class_names == tuple(known)
+        assert list(told.splits["test"].labels) == labels
+    with pytest.raises(ValueError, match="unknown to file: n01, n02"):
+        with_classes_of(JudgedData(source, items, "all"), ["x"], num_classes=1, class_map=None, weights="file")
+
+
+def test_tallies_of_processes_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes that each saw a share, as the gathering would hand them over."""
+    task = ClassificationTask(torch.nn.Identity(), optim=OptimConfig(), num_classes=2)
+    shares = [tally(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0])), tally(torch.eye(2), torch.tensor([1, 1]))]
+
+    def gather(into: list[Any], own: Any) -> None:
+        assert own is shares[0]
+        into[:] = shares
+
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    monkeypatch.setattr(ClassificationTask, "trainer", SimpleNamespace(world_size=2))
+    task.tally = shares[0]
+    task.on_test_epoch_end()
+    assert task.tally.images == 5
+    assert task.tally.confusion.to_dense().tolist() == [[1, 1], [1, 2]]
 
 
 def test_classes_by_map_and_by_number(answering: Path, scans: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -52,7 +52,7 @@ def judged_data(config: DataConfig, *, weights: Path, split: Split, part: str | 
     """
     if part is not None and part not in PARTS:
         raise ValueError(f"--part: expected one of {', '.join(PARTS)}, got {part!r}")
-    folder = _foreign_folder(config, weights) if part in (None, "all") else None
+    folder = _foreign_folder(config, weights, split) if part in (None, "all") else None
     if folder is not None:
         return _read_folder(folder, split=split, whole=part == "all")
     source = open_source(replace(config, class_map=None))  # it is for the weights' classes here
@@ -109,7 +109,7 @@ def with_classes_of(
     return replace(data.source, class_names=tuple(class_names), class_ids=None, splits=parts, test_is_val=False)
 
 
-def _foreign_folder(config: DataConfig, weights: Path) -> Path | None:
+def _foreign_folder(config: DataConfig, weights: Path, split: Split) -> Path | None:
     """The folder of class folders at `config.root`, unless it is the one that the weights' own run read."""
     if config.root is None or config.dataset not in ("auto", "folder"):
         return None
@@ -120,7 +120,19 @@ def _foreign_folder(config: DataConfig, weights: Path) -> Path | None:
         own = settings.get("data", {}).get("root")
         if own is not None and Path(own).expanduser().resolve() == root.resolve():
             return None
-    return root if _classes_in(root) else None
+    return root if _classes_in(root) and not _lies_flat(root, split) else None
+
+
+def _lies_flat(root: Path, split: Split) -> bool:
+    """Whether the part that would be judged has its images in no class folders, as ImageNet's val/ and test/ come: the
+    data set itself knows where their classes are told."""
+    parts = _parts_in(root)
+    for name in ORDER[split] if parts else ():
+        if name in parts:
+            return False
+        if any((root / spelling).is_dir() for spelling in SPLIT_FOLDERS[name]):
+            return True
+    return False
 
 
 def _read_folder(root: Path, *, split: Split, whole: bool) -> JudgedData:

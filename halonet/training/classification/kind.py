@@ -6,20 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
 from torch import nn
 
 import halonet
 from halonet.analysis.classification import figures
 from halonet.analysis.score import Score
-from halonet.data import ImageSource, Preprocessing, open_source
+from halonet.data import ImageDataset, ImageSource, Preprocessing, open_source
 from halonet.models.checkpoints import load_weights
 from halonet.training.attention_callbacks import attention_callbacks
 from halonet.training.classification.datamodule import ImageDataModule
 from halonet.training.classification.judge import ClassificationJudgement, summary_figures
 from halonet.training.classification.module import ClassificationTask, mixing
 from halonet.training.classification.opening import Opened, open_checkpoint, open_weights
-from halonet.training.classification.results import Predictions, draw_pictures, weights_metadata, write_weights
+from halonet.training.classification.results import draw_pictures, joined, predict_test, weights_metadata, write_weights
 from halonet.training.config import DataConfig, RunConfig
 from halonet.training.judgement import Judgement
 from halonet.training.task import Judging, Parts, TaskKind
@@ -68,7 +67,7 @@ class Classification(TaskKind):
     def judgement(self, parts: ClassificationParts, about: dict[str, Any], logged: dict[str, float]) -> Judgement:
         """See `TaskKind`; nothing of what is logged that the tally would not tell."""
         told = figures(parts.task.tally)
-        counts = {"images": told.images, "of_images": parts.counts["test"], "classes": told.classes}
+        counts = {"images": told.images, "of_images": parts.counts.get("test", told.images), "classes": told.classes}
         about = {**about, "part": parts.notes[0], **counts, "without_answer": told.without_answer}
         return ClassificationJudgement(about, summary_figures(told), told, parts.source.class_names)
 
@@ -107,7 +106,12 @@ class Classification(TaskKind):
         """Weights with class names and preprocessing; curves, answers and attention as pictures."""
         assert isinstance(parts.data, ImageDataModule)
         write_weights(parts.model, parts.data, folder, extra=extra)
-        predictions = Predictions(*map(torch.cat, zip(*parts.task.answered, strict=True)))
+        # The test has answered already, in the part's order unless it is a stream or shared out between processes.
+        ordered = isinstance(parts.data.dataset("test"), ImageDataset) and parts.task.trainer.world_size == 1
+        if parts.task.answered and ordered:
+            predictions = joined(parts.task.answered)
+        else:
+            predictions = predict_test(parts.model, parts.data, limit=config.trainer.limit_test_batches)
         draw_pictures(parts.model, parts.data, predictions, history, folder, score=self.score)
         return {}
 

@@ -1,8 +1,11 @@
 """The classification task: loss, metrics, optimizer."""
 
 from collections.abc import Callable, Mapping
+from functools import reduce
+from operator import add
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -40,8 +43,9 @@ class ClassificationTask(ShardableModule):
         then that of the first of the blended labels.
     metadata: what a weights file would say of classes and preprocessing; checkpoints keep it.
 
-    After `trainer.validate` or `trainer.test`: `tally` sums up the part that was judged, and after a test `answered`
-    holds answer (int64), confidence (float32) and label of its images, three tensors (n,) a batch, in the part's order.
+    After `trainer.validate` or `trainer.test`: `tally` sums up the part that was judged, over all processes; after a
+    test `answered` holds answer (int64), confidence (float32) and label, three tensors (n,) a batch, of the images that
+    this process saw.
     """
 
     def __init__(
@@ -90,6 +94,19 @@ class ClassificationTask(ShardableModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate("test", batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._sum_tallies()
+
+    def on_test_epoch_end(self) -> None:
+        self._sum_tallies()
+
+    def _sum_tallies(self) -> None:
+        """Each process has seen its share of the part."""
+        if self.tally is not None and self.trainer.world_size > 1:
+            tallies: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(tallies, self.tally)
+            self.tally = reduce(add, tallies)
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         images, labels = batch

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extr
     """The model with its class names and preprocessing, all that `halonet predict` needs."""
     metadata = {**weights_metadata(data.source, data.preprocessing), **extra}
     save_weights(model, folder / WEIGHTS, metadata=metadata)
+
+
+@torch.inference_mode()
+def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
+    """Answers of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
+    loader = data.test_dataloader()
+    count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
+    device = next(model.parameters()).device
+    model.eval()
+    batches: list[tuple[Tensor, Tensor, Tensor]] = []
+    for images, labels in islice(loader, count):
+        confidences, answers = model(images.to(device)).float().softmax(1).max(1)
+        batches.append((answers.cpu(), confidences.cpu(), labels))
+    return joined(batches)
+
+
+def joined(batches: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Predictions:
+    """Of (answers, confidences, labels) of each batch."""
+    return Predictions(*map(torch.cat, zip(*batches, strict=True)))
 
 
 def draw_pictures(
