@@ -16,6 +16,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def setting_of(recipe: dict[str, Any], name: str) -> Any:
     return recipe.get(section, {}).get(key, RunConfig().to_dict()[section][key])
 
 
-def parsed() -> argparse.Namespace:
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="halonet_imagenet")
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps")
@@ -125,35 +126,42 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16, help="images of a pass; divides --global-batch")
     parser.add_argument("--images", type=int, default=2, help="training images a class")
     parser.add_argument("rest", nargs="*", help="further settings of halonet fit, after --")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if arguments.global_batch % arguments.batch_size:
         parser.error(f"--batch-size must divide --global-batch, got {arguments.batch_size}, {arguments.global_batch}")
     return arguments
 
 
-def main() -> int:
-    arguments = parsed()
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parsed(words)
     recipe = yaml.safe_load((RECIPES / f"{arguments.recipe}.yaml").read_text(encoding="utf-8"))
     watch = Watch()
-    run.TASKS["classification"] = Watched(watch)
     with tempfile.TemporaryDirectory() as temporary:
         root, started = Path(temporary, "drawn"), time.monotonic()
         draw_folder(root, train=arguments.images, val=1)
         print(f"{CLASSES * (arguments.images + 1)} JPEGs of {CLASSES} classes in {time.monotonic() - started:.0f} s")
         changes = changes_for(recipe, arguments, root)
-        options = [f"--{name}={value}" for name, value in changes.items()]
-        started = time.monotonic()
-        status = halonet(
-            ["fit", "--config", arguments.recipe, *options, "--out", str(Path(temporary, "runs")), *arguments.rest]
-        )
+        options = [f"--{name}={value}" for name, value in changes.items()] + [f"--out={Path(temporary, 'runs')}"]
+        plain, started = run.TASKS["classification"], time.monotonic()
+        run.TASKS["classification"] = Watched(watch)
+        try:
+            status = halonet(["fit", "--config", arguments.recipe, *options, *arguments.rest])
+        finally:
+            run.TASKS["classification"] = plain
         seconds = time.monotonic() - started
     if status:
         return status
+    report(recipe, changes, arguments.rest, watch, seconds)
+    return 0
+
+
+def report(recipe: dict[str, Any], changes: dict[str, Any], rest: list[str], watch: Watch, seconds: float) -> None:
+    """What was changed, and how it went."""
     print("changed of the recipe:")
     for name, value in changes.items():
         shown = "a temporary folder" if name == "data.root" else value
         print(f"  {name}: {setting_of(recipe, name)} -> {shown}")
-    print(f"  further: {' '.join(arguments.rest) or 'nothing'}")
+    print(f"  further: {' '.join(rest) or 'nothing'}")
     steps = len(watch.losses)
     print(
         f"{recipe['model']['name']}, {steps} steps of {watch.images / steps:.0f} images in {seconds:.0f} s:"
@@ -161,7 +169,6 @@ def main() -> int:
         f" {platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads,"
         f" Python {platform.python_version()}, torch {torch.__version__}"
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import accelerate as accelerate_benchmark
-from benchmarks import figure8
+from benchmarks import figure8, imagenet_recipe
 from halonet import cli
 from halonet.analysis.speed import model_table
 
@@ -78,3 +78,17 @@ def test_figure_8_is_drawn_from_tables(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "efficientnet_b7@600 = 1: attention in all stages 1.25, convolutions in 12 0.50" in printed
     assert png.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_recipe_on_drawn_pictures(monkeypatch, capsys):
+    """A small network in place of the recipe's, five classes: each step's loss and rate, and what was changed."""
+    monkeypatch.setattr(imagenet_recipe, "CLASSES", 5)
+    small = "--model.name halonet_nano_32 --data.num_workers 0 --data.img_size 32 --trainer.threads 1"
+    words = f"--steps 3 --global-batch 4 --batch-size 4 -- {small}".split()
+    assert imagenet_recipe.main(words) == 0
+    printed = capsys.readouterr().out
+    assert "15 JPEGs of 5 classes" in printed
+    rates = [float(line.split()[-1]) for line in printed.splitlines() if line.startswith("step ")]
+    assert rates == pytest.approx([1.6 * 4 / 4096 * step / 10 for step in (1, 2, 3)], abs=1e-6)
+    for change in ("optim.global_batch: 4096 -> 4", "trainer.max_epochs: 350 -> 3", f"further: {small}"):
+        assert change in printed
