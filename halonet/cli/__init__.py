@@ -13,6 +13,7 @@ import halonet
 from halonet.cli import commands
 from halonet.cli.commands import bench_parser
 from halonet.cli.settings import recipe_names, setting_names
+from halonet.cli.study import study
 from halonet.cli.words import UsageError, nearest, one_line
 
 __all__ = ["COMMANDS", "bench_parser", "main", "recipe_names", "setting_names"]
@@ -73,6 +74,7 @@ def _overview() -> str:
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("train and test a model; without arguments on handwritten digits", commands.fit),
+    "study": Command("run a paper's table or figure, published beside measured", study),
     "validate": Command("judge weights on validation images", lambda rest: commands.evaluate("validate", rest)),
     "test": Command("judge weights on test images", lambda rest: commands.evaluate("test", rest)),
     "predict": Command("name the class of pictures, or tell the disparity of a pair", commands.predict),
