@@ -81,7 +81,8 @@ def _run(
         done += "waiting" not in said
         print(f"{done}/{len(wanted)}  {job.row.name} seed {job.seed} {said}", flush=True)
         # After every row, so that a study that is cut leaves a table of what it has.
-        write_results(collect(study, rows=rows, jobs=wanted, failures={}, small=small, given=given), out)
+        so_far = collect(study, rows=rows, jobs=wanted, failures={}, small=small, given=given)
+        write_results(so_far, out, draw=False)
 
     print(f"{study.name}: {len(wanted)} trainings, {jobs} at a time, in {out / study.name}", flush=True)
     failures = run_jobs(wanted, workers=jobs, report=report)
@@ -128,11 +129,7 @@ def _settings(study: Study, arguments: Sequence[str], *, small: bool) -> tuple[R
         given[name] = place
     overrides = given.pop("model.overrides", {})
     given |= {f"model.overrides.{name}": value for name, value in overrides.items()}
-    if not small or "data.root" in given:
-        return base, given
-    from dataclasses import replace
-
-    return replace(base, data=replace(base.data, root=None)), given
+    return base, given
 
 
 def _is_missing(arguments: Sequence[str], name: str) -> bool:

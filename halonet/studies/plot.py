@@ -30,12 +30,12 @@ def plot_results(results: Results, path: Path) -> None:
         else:
             _draw_lines(axis, results, rows, measured=side == "measured", named=axis is axes.flat[0])
         axis.set_title(_side_title(results, side), fontsize=10)
-    width = 62 * len(sides)
     words = [f"{study.name}: {study.title}"]
-    words += [line for mark in results.marks for line in textwrap.wrap(mark.upper() if results.small else mark, width)]
     if not published:
         words.append("published: the text gives no values")
-    figure.suptitle("\n".join(words), fontsize=10)
+    figure.suptitle("\n".join(words), fontsize=11)
+    marks = [line for mark in results.marks for line in textwrap.wrap(mark, 70 * len(sides))]
+    figure.supxlabel("\n".join(marks), fontsize=9, color=RED)
     with replacing(path) as beside:
         save_figure(figure, beside)
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from halonet.training.files import LAST, METRICS
 SETTINGS = "settings.yaml"
 LOCK = ".lock"
 # How often a training that another process has under way is looked at again, in seconds.
-_PATIENCE = 2.0
+PATIENCE = 2.0
 Report = Callable[[Job, str], None]
 Train = Callable[[Job, int], None]
 
@@ -118,7 +118,7 @@ def only_one(job: Job, *, stopping: threading.Event, say: Report) -> Iterator[No
                 if not told:
                     say(job, "is under way in another process; waiting for it")
                 told = True
-                if stopping.wait(_PATIENCE):
+                if stopping.wait(PATIENCE):
                     raise Failed("stopped while another process had it under way") from None
         _LOCKS[job.folder] = lock
         try:
@@ -165,14 +165,18 @@ class Processes:
         """Interrupt what runs, as Ctrl-C would, and kill what has not ended after `patience` seconds."""
         self.stopping.set()
         started = time.monotonic()
-        for process in list(self._running):
-            process.send_signal(signal.SIGINT)
+        self._signal(signal.SIGINT)
         while any(process.poll() is None for process in list(self._running)):
             if time.monotonic() - started > patience:
-                for process in list(self._running):
-                    process.kill()
+                self._signal(signal.SIGKILL)
                 return
             time.sleep(0.1)
+
+    def _signal(self, number: signal.Signals) -> None:
+        """To each training with the processes it started."""
+        for process in list(self._running):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
 
 
 def command(job: Job) -> list[str]:

@@ -17,7 +17,7 @@ _NOT_OF_THE_RESULT = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """One training of a study. folder: of the row, seed and settings; log: what the training said."""
 
@@ -71,7 +71,7 @@ def refuse_clashes(study: Study, *, rows: Sequence[Row], given: Mapping[str, Any
         values[name] = {json.dumps(settings.get(name)) for settings in all_settings}
     for name in given:
         if len(values.get(name, ())) > 1:
-            raise ValueError(f"{name}: the rows of {study.name} differ in it; choose rows with --rows")
+            raise ValueError(f"{name}: the chosen rows of {study.name} differ in it, so it cannot be given for all")
 
 
 def changed(config: RunConfig, settings: Mapping[str, Any]) -> RunConfig:

@@ -10,15 +10,16 @@ from halonet.studies.results import Results
 JSON, MARKDOWN, PICTURE = "results.json", "results.md", "results.png"
 
 
-def write_results(results: Results, out: Path) -> tuple[str, list[Path]]:
+def write_results(results: Results, out: Path, *, draw: bool = True) -> tuple[str, list[Path]]:
     """Write the files below OUT/STUDY, each beside its name and renamed, and return the terminal's text and the paths.
 
-    A small form on some data and the paper's form have files of their own names.
+    The small form and the paper's have files of their own names. draw: the picture too, which takes a second.
     """
     folder = out / results.study.name
     prefix = "small_" if results.small else ""
     picture = folder / f"{prefix}{PICTURE}"
-    plot_results(results, picture)
+    if draw:
+        plot_results(results, picture)
     paths = [folder / f"{prefix}{JSON}", folder / f"{prefix}{MARKDOWN}"]
     drawn = picture.name if picture.is_file() else None
     for path, text in zip(paths, (to_json(results), to_markdown(results, picture=drawn)), strict=True):
