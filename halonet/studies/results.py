@@ -80,7 +80,9 @@ class StatementResult:
 
     statement: Statement
     difference: Difference | None
-    verdict: Literal["agrees", "disagrees", "within the error", "one seed: agrees", "one seed: disagrees", "not run"]
+    verdict: Literal[
+        "agrees", "disagrees", "equal", "within the error", "one seed: agrees", "one seed: disagrees", "not run"
+    ]
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ def judge(statement: Statement, better: Measured | None, worse: Measured | None)
     if better is None or worse is None:
         return StatementResult(statement, None, "not run")
     apart = difference(better, worse)
+    if apart.points == 0:
+        return StatementResult(statement, apart, "equal")
     agrees = apart.points > 0
     if apart.error is None:
         return StatementResult(statement, apart, "one seed: agrees" if agrees else "one seed: disagrees")
@@ -178,7 +182,7 @@ def marks(
     changes = {name: value for name, value in given.items() if name not in _MACHINE}
     if changes:
         said.append("settings changed: " + ", ".join(f"{name} {value}" for name, value in sorted(changes.items())))
-    if any(getattr(job.config.trainer, name) != 1.0 for job in jobs for name in _LIMITS):
+    if any(repr(getattr(job.config.trainer, name)) != "1.0" for job in jobs for name in _LIMITS):  # 1 is one batch
         said.append("parts of the data alone were used: these are no results")
     return said
 

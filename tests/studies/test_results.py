@@ -54,6 +54,7 @@ def test_a_difference_and_its_standard_error_by_hand() -> None:
         (measured(85.0, 90.0), measured(84.0, 89.0), "within the error"),
         (measured(90.0), measured(80.0), "one seed: agrees"),
         (measured(80.0), measured(90.0), "one seed: disagrees"),
+        (measured(90.0), measured(90.0), "equal"),
         (None, measured(90.0), "not run"),
     ],
 )
@@ -106,6 +107,10 @@ def test_marks(pair: Study, tmp_path: Path) -> None:
     assert "another data set than ImageNet-1k" in marked(pair, train=360, small=False)
     assert "another data set and model" in marked(pair, train=360, small=True)
     assert "test images are the validation images" in marked(pair, train=1_281_167, small=False, test_is_val=True)
+    one_batch = dataclasses.replace(pair, small_settings={**pair.small_settings, "trainer.limit_train_batches": 1})
+    jobs = jobs_of(one_batch, tmp_path, **{"trainer.limit_val_batches": 1.0, "trainer.limit_test_batches": 1.0})
+    found = collect(one_batch, rows=pair.rows, jobs=jobs, failures={}, small=False, given={})
+    assert list(found.marks) == ["parts of the data alone were used: these are no results"]
     detected = dataclasses.replace(pair, other_task="published is AP")
     assert marked(detected, train=1_281_167, small=False) == "another task: published is AP"
 
