@@ -65,6 +65,7 @@ def test_commands_exist(page: Path) -> None:
     plain = {"config", "print_config", "help", "version", "weights", "ckpt_path", "top", "json", "img-size", "out"}
     plain |= {"basis", "masks", "layer", "query", "model", "png", "sides", "batch", "rounds", "side", "channels"}
     plain |= {"part", "backend", "csv", "device"}
+    plain |= {"list", "rows", "seeds", "jobs", "small"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         command = line.split("#")[0].split()

@@ -14,6 +14,7 @@ from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.settings import recipe_names, setting_names
+from halonet.cli.study import study
 from halonet.cli.words import UsageError, nearest, one_line
 
 __all__ = ["COMMANDS", "bench_parser", "main", "recipe_names", "setting_names"]
@@ -74,6 +75,7 @@ def _overview() -> str:
 
 COMMANDS: dict[str, Command] = {
     "fit": Command("train and test a model; without arguments on handwritten digits", commands.fit),
+    "study": Command("run a paper's table or figure, published beside measured", study),
     "validate": Command(
         "judge weights on validation images, or on any labelled folder", lambda rest: judging.evaluate("validate", rest)
     ),
