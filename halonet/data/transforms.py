@@ -13,6 +13,8 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import InterpolationMode, v2
 
+from halonet.data.pixels import Normalized
+
 ImageTransform = Callable[[Image.Image], torch.Tensor]
 
 
@@ -108,11 +110,7 @@ def _rand_augment(preprocessing: Preprocessing, *, magnitude: float) -> Callable
 
 
 def _to_tensor(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-    ]
+    return [Normalized(mean=preprocessing.mean, std=preprocessing.std)]
 
 
 class seeded:
