@@ -119,17 +119,21 @@ def bench_parser() -> argparse.ArgumentParser:
         "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
         "vil: Vision Longformer's layer on growing maps, its figures 5 to 7; "
         "factorized: factorized beside non-local attention on growing maps; "
-        "model: whole models"
+        "loader: reading and augmenting images; model: whole models"
     )
-    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized")
+    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized", "loader")
     parser.add_argument("kind", choices=choices, help=kinds)
     parser.add_argument(
         "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
     )
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
     parser.add_argument("--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps")
-    parser.add_argument("--batch", type=positive, default=4, help="images (default 4)")
+    parser.add_argument("--batch", type=positive, help="images (default 4; loader: 64)")
     parser.add_argument("--rounds", type=positive, default=7, help="of timing (default 7)")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="loader: a data set (default: generated images)")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="loader: loading processes (default: as many as cores)"
+    )
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=positive, help="of a CPU (default: torch's)")

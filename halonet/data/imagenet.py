@@ -139,6 +139,12 @@ def open_imagenetv2(config: DataConfig) -> ImageSource:
     return _source(root, config, class_ids, {"val": test, "test": test}, form="imagenetv2")
 
 
+def class_tars_as_split(folder: Path) -> SplitItems:
+    """Images of the tar files of classes in a folder, the classes numbered by WordNet id."""
+    whole = _from_class_tars(folder)
+    return whole.as_split(sorted(whole.ids), folder)
+
+
 def folder_of(config: DataConfig) -> Path:
     """`data.root` as a folder. Raises ValueError if it is none."""
     root = Path(config.root or "").expanduser()

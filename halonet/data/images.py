@@ -47,7 +47,7 @@ def _read(file: str | Path | io.BytesIO, *, name: object, in_chans: int) -> Imag
     try:
         with Image.open(file) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
+            ImageOps.exif_transpose(image, in_place=True)  # a copy of every picture would be made otherwise
     except FileNotFoundError:
         raise UnreadableImageError(f"cannot read image {name}: no such file") from None
     # Pillow's decoders raise far more than OSError on a damaged file: struct.error, SyntaxError, ValueError,
@@ -57,7 +57,7 @@ def _read(file: str | Path | io.BytesIO, *, name: object, in_chans: int) -> Imag
         if isinstance(error, OSError) and "truncated" in str(error):
             reason = "the file is truncated"
         raise UnreadableImageError(f"cannot read image {name}: {reason}") from error
-    return to_mode(upright, in_chans=in_chans)
+    return to_mode(image, in_chans=in_chans)
 
 
 def to_mode(image: Image.Image, *, in_chans: int) -> Image.Image:

@@ -14,6 +14,7 @@ from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import InterpolationMode, v2
 
 from halonet.data.randaugment import RandAugmentForm, rand_augment
+from halonet.data.pixels import Normalized
 
 ImageTransform = Callable[[Image.Image], torch.Tensor]
 
@@ -121,11 +122,7 @@ def _crop(
 
 
 def _to_tensor(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
-    return [
-        v2.ToImage(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(list(preprocessing.mean), list(preprocessing.std)),
-    ]
+    return [Normalized(mean=preprocessing.mean, std=preprocessing.std)]
 
 
 class seeded:

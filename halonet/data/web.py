@@ -316,6 +316,11 @@ def _foreign(name: Split, urls: list[str]) -> tuple[Part, int]:
     return StreamItems(counted), max((label for of_shard in labels for label in of_shard), default=-1)
 
 
+def stream_of(urls: Sequence[str]) -> StreamItems:
+    """Shards on this machine as one stream, counted."""
+    return StreamItems(WebShards(tuple(urls), _in_place(urls)[1]))
+
+
 def _in_place(urls: Sequence[str]) -> tuple[SplitItems, list[int]]:
     """Images of shards on this machine, each found by its place in them; and how many each shard holds."""
     paths = [Path(url) for url in urls]

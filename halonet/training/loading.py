@@ -74,8 +74,8 @@ def make_loader(
 
 
 class LateLoader(DataLoader[Any]):
-    """Begins with its first batch, not with `iter`: Lightning calls that while it sets up the optimizer, before it knows
-    which epoch a run goes on with, and loading processes would be at work on another."""
+    """Begins with its first batch, not with `iter`: Lightning calls that while it sets up the optimizer, before it
+    knows which epoch a run goes on with, and loading processes would be at work on another."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         yield from self._begin()

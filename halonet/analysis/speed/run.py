@@ -11,6 +11,7 @@ import torch
 from halonet.analysis.speed.factorized_table import PEERS as FACTORIZED_PEERS
 from halonet.analysis.speed.factorized_table import factorized_table
 from halonet.analysis.speed.layer_table import LAYERS, layer_table
+from halonet.analysis.speed.loader_table import loader_table
 from halonet.analysis.speed.measuring import write_report
 from halonet.analysis.speed.memory_table import memory_table
 from halonet.analysis.speed.model_table import model_table
@@ -24,6 +25,7 @@ OP_MODELS = ("halonet_h0_256",)
 OP_PEERS = ("halonet", "reference", "sdpa", "sdpa-bias", "dense")
 MODELS = ("halonet_h0_256", "efficientnet_b0@256")
 SCALING_SIDES = (32, 64, 128, 256, 512)
+BATCH, LOADER_BATCH = 4, 64
 VIL_SIDES = (32, 64, 128, 256)
 
 
@@ -33,8 +35,10 @@ def run(
     models: Sequence[str] | None,
     peers: Sequence[str] | None,
     sides: Sequence[int] | None,
-    batch: int,
+    batch: int | None,
     rounds: int,
+    data: Path | None,
+    workers: int | None,
     device: str | None,
     dtype: str | None,
     threads: int | None,
@@ -48,6 +52,11 @@ def run(
     Raises:
         ValueError: a model, peer or device that there is not, or a model without local attention.
     """
+    if kind == "loader":
+        report = loader_table(data=data, workers=workers, batch=batch or LOADER_BATCH, rounds=rounds)
+        write_report(report, json)
+        return
+    batch = batch or BATCH
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     numbers = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     if threads:
