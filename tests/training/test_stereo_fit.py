@@ -46,7 +46,8 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_run_leaves_its_results(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        *("weights.safetensors", "config.yaml", "metrics.json", "checkpoints", "logs", "curves.png", "disparities.png")
+        *("weights.safetensors", "config.yaml", "effective.yaml", "metrics.json", "checkpoints", "logs"),
+        *("curves.png", "disparities.png"),
     }
     metrics = json.loads((trained / "metrics.json").read_text())
     assert metrics["pairs"] == {"train": 4, "val": 16, "test": 16}
