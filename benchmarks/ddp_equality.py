@@ -86,7 +86,7 @@ def train(arguments: argparse.Namespace, devices: int, file: Path) -> None:
 def farthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], *, running: bool) -> float:
     """Largest difference of running statistics, or of everything else."""
     names = [name for name in one if (".running_" in name) == running and one[name].is_floating_point()]
-    return max(float((one[name] - other[name]).abs().max()) for name in names)
+    return max((float((one[name] - other[name]).abs().max()) for name in names), default=0.0)
 
 
 def main() -> int:

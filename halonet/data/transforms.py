@@ -13,8 +13,8 @@ from timm.data.random_erasing import RandomErasing
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision.transforms import InterpolationMode, v2
 
-from halonet.data.randaugment import RandAugmentForm, rand_augment
 from halonet.data.pixels import Normalized
+from halonet.data.randaugment import RandAugmentForm, rand_augment
 
 ImageTransform = Callable[[Image.Image], torch.Tensor]
 

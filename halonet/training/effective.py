@@ -16,7 +16,7 @@ from halonet.training.optimizer import schedule_of
 class Effective(lightning.Callback):
     """Notes `facts` when training starts, prints two lines of them and writes them to effective.yaml in `folder`.
 
-    config: settled (`batches.settled`). wanted: `optim.global_batch` as it was asked for, or None.
+    config: settled (`batches.settled`).
     """
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
@@ -35,11 +35,12 @@ class Effective(lightning.Callback):
 
 
 def effective(config: RunConfig, trainer: lightning.Trainer) -> dict[str, Any]:
-    """Settings of a trainer that is about to train, as plain values; batches in images, the rest in optimizer steps."""
+    """Settings of a trainer that is about to train, as plain values; batches in examples, the rest in optimizer steps."""
     total, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
     schedule: Any = schedule_of(config.optim, total_steps=total, epochs=epochs)
     devices, device_batch = trainer.world_size, config.data.batch_size
     return {
+        "of": "pairs" if config.task == "stereo" else "images",
         "accelerator": trainer.strategy.root_device.type,
         "devices": devices,
         "num_nodes": trainer.num_nodes,
@@ -73,7 +74,7 @@ def in_words(facts: dict[str, Any]) -> tuple[str, str]:
     passes = facts["accumulate_grad_batches"]
     asked = facts["asked_global_batch"]
     batch = (
-        f"a step: {facts['global_batch']} images = {devices} x {facts['device_batch']} x {passes} "
+        f"a step: {facts['global_batch']} {facts['of']} = {devices} x {facts['device_batch']} x {passes} "
         f"pass{'es' * (passes > 1)}{f' ({asked} asked for)' * (asked not in (None, facts['global_batch']))}, "
         f"lr {facts['lr']:.4g}; {facts['steps_per_epoch']} steps an epoch, {facts['total_steps']} in all, "
         f"{facts['warmup_steps']} of warm-up"

@@ -40,7 +40,7 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
     # DDP's advice about 1x1 convolutions, whose gradients lie in memory as well one way as the other.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    config = as_launched(config)
+    config = _as_launched(config)
     batch_norm = [SyncEveryBatchNorm()] if config.sync_batchnorm else []
     strategy: str | Strategy = ShardedStrategy() if config.strategy == "fsdp" else config.strategy
     try:
@@ -64,6 +64,7 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
             plugins=[*batch_norm, *(plugins or [])],
             **rest,
         )
+        _check_launched(trainer)
     except (lightning.utilities.exceptions.MisconfigurationException, RuntimeError, ValueError) as error:
         raise ValueError(f"trainer: {' '.join(str(error).split())}") from error
     for plugin in batch_norm:
@@ -71,21 +72,36 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
     return trainer
 
 
-def as_launched(config: TrainerConfig) -> TrainerConfig:
-    """`config` with the devices and nodes that torchrun or SLURM's srun started processes for, where it leaves them open
-    (devices "auto", num_nodes 1)."""
+def launched() -> tuple[int, int] | None:
+    """Processes on each node and nodes that torchrun, or SLURM's srun, started; None for a process started alone."""
     if TorchElasticEnvironment.detect():
         each = int(os.environ["LOCAL_WORLD_SIZE"])
-        nodes = int(os.environ["WORLD_SIZE"]) // each
-    elif SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
-        each, nodes = int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ.get("SLURM_NNODES", "1"))
-    else:
+        return each, int(os.environ["WORLD_SIZE"]) // each
+    if SLURMEnvironment.detect() and "SLURM_NTASKS_PER_NODE" in os.environ:
+        return int(os.environ["SLURM_NTASKS_PER_NODE"]), int(os.environ.get("SLURM_NNODES", "1"))
+    return None
+
+
+def _as_launched(config: TrainerConfig) -> TrainerConfig:
+    """`config` with the devices and nodes that were launched, where it leaves them open (devices "auto", num_nodes 1)."""
+    found = launched()
+    if found is None:
         return config
     return replace(
         config,
-        devices=each if config.devices == "auto" else config.devices,
-        num_nodes=nodes if config.num_nodes == 1 else config.num_nodes,
+        devices=found[0] if config.devices == "auto" else config.devices,
+        num_nodes=found[1] if config.num_nodes == 1 else config.num_nodes,
     )
+
+
+def _check_launched(trainer: lightning.Trainer) -> None:
+    found = launched()
+    # Lightning would train in each process by itself, all of them into one folder.
+    if found not in (None, (trainer.num_devices, trainer.num_nodes)):
+        raise ValueError(
+            f"devices and num_nodes: {found[0]} processes on each of {found[1]} nodes were launched, the settings want "
+            f"{trainer.num_devices} on each of {trainer.num_nodes}; leave trainer.devices auto and trainer.num_nodes 1"
+        )
 
 
 def settle(config: RunConfig) -> RunConfig:

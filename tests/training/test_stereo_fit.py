@@ -46,7 +46,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
 def test_a_run_leaves_its_results(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert names == {
-        *("weights.safetensors", "config.yaml", "metrics.json", "steps.csv", "checkpoints", "logs"),
+        *("weights.safetensors", "config.yaml", "effective.yaml", "metrics.json", "steps.csv", "checkpoints", "logs"),
         *("curves.png", "disparities.png"),
     }
     metrics = json.loads((trained / "metrics.json").read_text())
