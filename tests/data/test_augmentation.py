@@ -74,6 +74,24 @@ def test_the_crop_of_a_larger_picture(side: int, interpolation: str) -> None:
     assert abs((found - expected[None, :, None]).mean()) < 0.25  # half a source pixel is 0.1 to 0.2 of red
 
 
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_resizing_is_the_cards(interpolation: str) -> None:
+    """Of a noisy picture, where the filters differ: PIL's of that name, for the test and for random crops alike."""
+    image = photo(300, 260)
+    settings = preprocessing(98, interpolation=interpolation)
+    resized = image.resize((int(130 * 300 / 260), 130), Image.Resampling[interpolation.upper()])
+    expected = np.asarray(resized)[16 : 16 + 98, 26 : 26 + 98]
+    np.testing.assert_allclose(pixels(eval_transform(settings)(image)), expected, atol=1e-3)
+    theirs = create_transform(98, is_training=True, color_jitter=0.0, interpolation=interpolation)
+    ours = train_transform(settings, augment="photo", randaugment=0, crop_scale=0.08)
+    for seed in range(5):
+        found = []
+        for transform in (ours, theirs):
+            with seeded(seed):
+                found.append(transform(image))
+        torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("side", "crop_pct", "short"), [(224, 0.875, 256), (384, 0.875, 439), (384, 1.0, 384)])
 def test_other_shares(side: int, crop_pct: float, short: int) -> None:
     assert preprocessing(side, crop_pct).short_side == short
