@@ -34,15 +34,15 @@ def logits_of(probabilities: list[list[float]]) -> torch.Tensor:
 def test_a_mixed_case_by_hand() -> None:
     """Four images of three classes, labels 0, 0, 1, 2.
 
-    Probabilities  .9 .05 .05 (answer 0, right), .2 .7 .1 (answer 1, wrong), .1 .8 .1 (answer 1, right), .5 .3 .2
+    Probabilities  .9 .05 .05 (answer 0, right), .2 .7 .1 (answer 1, wrong), .1 .78 .12 (answer 1, right), .5 .3 .2
     (answer 0, wrong). Top-1: 2 of 4. Classes: 0 has 1 of 2, 1 has 1 of 1, 2 has 0 of 1: mean 1/2. Loss:
-    -(ln .9 + ln .2 + ln .8 + ln .2) / 4. Bins of 1/15: .5 in the 8th (.467 to .533), .7 in the 11th (.667 to .733), .8
-    in the 12th (its upper edge), .9 in the 14th (.867 to .933), one image each, so that the distances are .5, .7, .2
-    and .1: mean .375, largest .7.
+    -(ln .9 + ln .2 + ln .78 + ln .2) / 4. Bins of 1/15: .5 in the 8th (.467 to .533), .7 in the 11th (.667 to .733),
+    .78 in the 12th (.733 to .8), .9 in the 14th (.867 to .933), one image each, so that the distances are .5, .7, .22
+    and .1: mean .38, largest .7.
     """
     told = figures(
         tally(
-            logits_of([[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.5, 0.3, 0.2]]),
+            logits_of([[0.9, 0.05, 0.05], [0.2, 0.7, 0.1], [0.1, 0.78, 0.12], [0.5, 0.3, 0.2]]),
             torch.tensor([0, 0, 1, 2]),
         )
     )
@@ -52,11 +52,12 @@ def test_a_mixed_case_by_hand() -> None:
     assert told.class_images.tolist() == [2, 1, 1]
     assert told.class_right.tolist() == [1, 1, 0]
     assert told.mean_class_accuracy == pytest.approx(0.5)
-    assert told.loss == pytest.approx(-math.log(0.9 * 0.2 * 0.8 * 0.2) / 4, rel=1e-6)
+    assert told.loss == pytest.approx(-math.log(0.9 * 0.2 * 0.78 * 0.2) / 4, rel=1e-6)
     assert told.confusion.to_dense().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    assert [round(bin_.confidence, 6) for bin_ in told.bins] == [0.5, 0.7, 0.8, 0.9]
+    assert [round(bin_.confidence, 6) for bin_ in told.bins] == [0.5, 0.7, 0.78, 0.9]
+    assert [round(15 * bin_.high) for bin_ in told.bins] == [8, 11, 12, 14]
     assert [bin_.accuracy for bin_ in told.bins] == [0, 0, 1, 1]
-    assert told.calibration_error == pytest.approx(0.375, abs=1e-6)
+    assert told.calibration_error == pytest.approx(0.38, abs=1e-6)
     assert told.max_calibration_error == pytest.approx(0.7, abs=1e-6)
     assert confused_pairs(told.confusion) == [(0, 1, 1), (2, 0, 1)]
 
