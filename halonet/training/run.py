@@ -103,6 +103,7 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
     with _ctrl_c_as_usual():
         to_test = whole(judged, strategy=config.trainer.strategy)
         tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
+    judged.take_over(to_test)
     if trainer.is_global_zero:
         figures: dict[str, Any] = {
             "tested": dict(tested),

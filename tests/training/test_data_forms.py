@@ -83,7 +83,7 @@ def test_a_set_that_only_judges(tmp_path: Path, capsys: Capture) -> None:
     judging = ("--data.root", tmp_path / "v2", "--data.dataset=imagenetv2", *arguments)
     assert "v2 has no images to train on" in error_line(capsys, "fit", *judging)
     for command in ("validate", "test"):
-        assert run(command, "--weights", weights, *judging) == 0
+        assert run(command, "--weights", weights, "--json", *judging) == 0
         assert json.loads(capsys.readouterr().out)["images"] == 6
 
 
@@ -118,7 +118,7 @@ def test_judging_tells_what_it_passed_over(photos: Path, capsys: Capture) -> Non
     capsys.readouterr()
     weights = only_run(Path("runs")) / "weights.safetensors"
     skipping = ("--data.on_error=skip", "--data.max_error_fraction=1.0")
-    assert run("validate", "--weights", weights, *arguments, *skipping) == 0
+    assert run("validate", "--weights", weights, "--json", *arguments, *skipping) == 0
     said = capsys.readouterr()
     assert "unreadable val images skipped, first: cannot read image" in said.err
     assert json.loads(said.out)["images"] == 3

@@ -26,6 +26,7 @@ from halonet.training.classification.module import ClassificationTask
 from halonet.training.files import is_whole, resolve_checkpoint
 from halonet.training.steps import cut_back, read_steps
 from halonet.training.stereo.module import StereoTask
+from halonet.training.throughput import FIGURES
 from tests.training.conftest import SMALL, error_line, only_run, run
 
 Capture = pytest.CaptureFixture[str]
@@ -73,7 +74,7 @@ def losses(folder: Path) -> list[tuple[float, ...]]:
 
 def history(folder: Path) -> list[dict[str, float]]:
     rows = json.loads((folder / "metrics.json").read_text())["history"]
-    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in {"seconds", *FIGURES}} for row in rows]
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -229,7 +229,9 @@ def test_going_on_with_an_average_equals_never_stopping() -> None:
     whole, cut = (load(only_run(Path(out)) / "checkpoints" / "last.ckpt") for out in ("whole", "cut"))
     for part in ("state_dict", "current_model_state", "averaging_state"):
         assert_same(whole[part], cut[part])
-    assert not torch.equal(whole["state_dict"]["model.head.fc.weight"], whole["current_model_state"]["model.head.fc.weight"])
+    assert not torch.equal(
+        whole["state_dict"]["model.head.fc.weight"], whole["current_model_state"]["model.head.fc.weight"]
+    )
     best = load(only_run(Path("whole")) / "checkpoints" / "best.ckpt")["state_dict"]
     written = load_file(only_run(Path("whole")) / "weights.safetensors")
     assert_same(written, {name[6:]: value for name, value in best.items() if name.startswith("model.")})
@@ -322,7 +324,9 @@ def test_devices_are_those_that_were_launched(cluster: Callable[..., None], vari
     cluster(**variables)
     of_16 = settle(config)
     assert (of_16.data.batch_size, of_16.trainer.accumulate_grad_batches) == (128, 2)
-    with pytest.raises(ValueError, match="8 processes on each of 2 nodes were launched, the settings want 4 on each of 2"):
+    with pytest.raises(
+        ValueError, match="8 processes on each of 2 nodes were launched, the settings want 4 on each of 2"
+    ):
         settle(replace(config, trainer=replace(config.trainer, devices=4)))
 
 
@@ -331,7 +335,10 @@ def test_devices_are_those_that_were_launched(cluster: Callable[..., None], vari
     [
         (("--trainer.precision=16-mixed",), "trainer.precision: expected 32-true or bf16-mixed on a CPU"),
         (("--trainer.strategy=fsdp", "--trainer.precision=16-mixed"), "trainer.precision: expected 32-true or bf16"),
-        (("--trainer.strategy=fsdp", "--optim.ema_decay=0.5"), "optim.ema_decay: expected 0 with trainer.strategy fsdp"),
+        (
+            ("--trainer.strategy=fsdp", "--optim.ema_decay=0.5"),
+            "optim.ema_decay: expected 0 with trainer.strategy fsdp",
+        ),
         (("--trainer.accelerator=nonsense",), "trainer: "),
         (("--trainer.devices=0",), "trainer: "),
     ],
@@ -422,15 +429,15 @@ def test_figures_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_starved_device_is_told(photos: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    from halonet.data import dataset
+    from halonet.data import images
 
-    read = dataset.read_image
+    read = images.read_image
 
     def slow_read(*arguments: Any, **options: Any) -> Any:
         throughput.time.sleep(0.05)
         return read(*arguments, **options)
 
-    monkeypatch.setattr(dataset, "read_image", slow_read)
+    monkeypatch.setattr(images, "read_image", slow_read)
     options = (*SMALL, *FEW, "--data.root", photos, "--trainer.max_epochs=2", "--data.num_workers=0")
     assert run("fit", *options, "--data.batch_size=4", "--data.img_size=32") == 0
     said = capsys.readouterr().out
@@ -454,7 +461,9 @@ def in_processes(*command: object) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--strategy", "fsdp", "--clip", "1.0", "--optimizer", "adamw", "--lr", "0.001")])
+@pytest.mark.parametrize(
+    "options", [(), ("--strategy", "fsdp", "--clip", "1.0", "--optimizer", "adamw", "--lr", "0.001")]
+)
 def test_processes_equal_one_process(options: tuple[str, ...]) -> None:
     """Within 1e-5 over 20 steps."""
     said = in_processes(ROOT / "benchmarks" / "ddp_equality.py", *options)

@@ -71,7 +71,7 @@ def with_classes_of(
     data: JudgedData,
     class_names: Sequence[str] | None,
     *,
-    class_ids: Sequence[str] | None,
+    class_ids: Sequence[str] | None = None,
     num_classes: int,
     class_map: str | None,
     weights: str,
