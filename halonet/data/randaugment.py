@@ -11,6 +11,7 @@ from timm.data.auto_augment import (
     rand_augment_choices,
     rand_augment_ops,
 )
+from timm.data.auto_augment import posterize as timm_posterize
 
 RandAugmentForm = Literal["tensorflow", "deit"]
 ImageChange = Callable[[Image.Image], Image.Image]
@@ -50,7 +51,8 @@ def rand_augment(
             "magnitude_std": 0.5,
         }
         names = rand_augment_choices("", increasing=True)
-        return RandAugment(rand_augment_ops(magnitude, hparams=hparams, transforms=names), num_layers=2)
+        operations = rand_augment_ops(magnitude, hparams=hparams, transforms=names)
+        return RandAugment(_with_no_bits(operations), num_layers=2)
     return RandAugment(tensorflow_operations(magnitude, side=side, channels=len(grey)), num_layers=2)
 
 
@@ -65,8 +67,22 @@ def tensorflow_operations(magnitude: float, *, side: int, channels: int) -> list
     }
     names = [name for name in rand_augment_choices("", increasing=False) if name != "SolarizeAdd"]
     level = magnitude / MAX_LEVEL
-    operations: list[ImageChange] = [AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=hparams) for name in names]
+    operations = _with_no_bits([AugmentOp(name, prob=1.0, magnitude=magnitude, hparams=hparams) for name in names])
     return [*operations, SolarizeAdd(int(level * 110)), Cutout(int(level * CUTOUT_PIXELS * shrink), fill=fill)]
+
+
+def _with_no_bits(operations: list[AugmentOp]) -> list[AugmentOp]:
+    """The same operations, of which posterizing may leave a picture no bits: it is black then, as Pillow made it before
+    version 13, which refuses. DeiT's form asks for it where noise takes the magnitude to 10."""
+    for operation in operations:
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = posterize
+    return operations
+
+
+def posterize(image: Image.Image, bits: int, **rest: Any) -> Image.Image:
+    """As timm's; black for 0 bits."""
+    return image.point(lambda value: 0) if bits == 0 else timm_posterize(image, bits, **rest)
 
 
 class SolarizeAdd:

@@ -311,3 +311,13 @@ def test_grey_pictures() -> None:
         for seed in range(20):
             with seeded(seed):
                 assert transform(image).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize(("form", "magnitude"), [("deit", 10.0), ("tensorflow", 0.0), ("tensorflow", 2.0)])
+def test_posterizing_may_leave_no_bits(form: Any, magnitude: float) -> None:
+    """Pillow 13 refuses 0 bits, which DeiT's form asks for at the end of its scale and TensorFlow's at the beginning."""
+    options = {"form": form, "magnitude": magnitude, "side": 8, "mean": (0.5,) * 3}
+    change: Any = rand_augment(**options, interpolation=Image.Resampling.BICUBIC)
+    (operation,) = [one for one in change.ops if getattr(one, "name", "").startswith("Posterize")]
+    operation.prob, operation.magnitude_std = 1.0, 0.0
+    assert operation(Image.new("RGB", (8, 8), (200, 100, 50))).getextrema() == ((0, 0),) * 3
