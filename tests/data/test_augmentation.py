@@ -315,7 +315,7 @@ def test_grey_pictures() -> None:
 
 @pytest.mark.parametrize(("form", "magnitude"), [("deit", 10.0), ("tensorflow", 0.0), ("tensorflow", 2.0)])
 def test_posterizing_may_leave_no_bits(form: Any, magnitude: float) -> None:
-    """Pillow 13 refuses 0 bits, which DeiT's form asks for at the end of its scale and TensorFlow's at the beginning."""
+    """Pillow 13 refuses 0 bits, which DeiT's form asks for at the end of its scale, TensorFlow's at its beginning."""
     options = {"form": form, "magnitude": magnitude, "side": 8, "mean": (0.5,) * 3}
     change: Any = rand_augment(**options, interpolation=Image.Resampling.BICUBIC)
     (operation,) = [one for one in change.ops if getattr(one, "name", "").startswith("Posterize")]
