@@ -66,6 +66,7 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"basis", "masks", "layer", "query", "model", "png", "sides", "batch", "rounds", "side", "channels"}
     plain |= {"part", "backend", "csv", "device"}
     plain |= {"list", "rows", "seeds", "jobs", "small"}
+    plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         command = line.split("#")[0].split()

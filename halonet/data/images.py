@@ -35,21 +35,21 @@ def read_image(path: str | Path, *, in_chans: int) -> Image.Image:
     camera's orientation is applied, and of an animation the first frame is taken. Raises
     UnreadableImageError.
     """
-    return _read(path, name=path, in_chans=in_chans)
+    try:
+        data = Path(path).read_bytes()  # at once: Pillow would ask for a file in many small pieces
+    except FileNotFoundError:
+        raise UnreadableImageError(f"cannot read image {path}: no such file") from None
+    except OSError as error:
+        raise UnreadableImageError(f"cannot read image {path}: {error.strerror}") from error
+    return decode_image(data, name=path, in_chans=in_chans)
 
 
 def decode_image(data: bytes, *, name: object, in_chans: int) -> Image.Image:
     """The same from the bytes of an image file; `name`: what errors call it."""
-    return _read(io.BytesIO(data), name=name, in_chans=in_chans)
-
-
-def _read(file: str | Path | io.BytesIO, *, name: object, in_chans: int) -> Image.Image:
     try:
-        with Image.open(file) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image.load()
-            ImageOps.exif_transpose(image, in_place=True)  # a copy of every picture would be made otherwise
-    except FileNotFoundError:
-        raise UnreadableImageError(f"cannot read image {name}: no such file") from None
+            ImageOps.exif_transpose(image, in_place=True)  # it would copy every picture otherwise
     # Pillow's decoders raise far more than OSError on a damaged file: struct.error, SyntaxError, ValueError,
     # ...
     except Exception as error:

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from halonet.data import EpochSampler, ImageDataset, Preprocessing, eval_transform, train_transform
+from halonet.data.pixels import Normalized
 from halonet.data.source import SplitItems
 from halonet.data.transforms import seeded
 
@@ -157,3 +159,13 @@ def test_metadata_round_trip() -> None:
 def test_metadata_that_lacks_something() -> None:
     with pytest.raises(ValueError, match="without mean"):
         Preprocessing.from_metadata({k: v for k, v in COLOUR.to_metadata().items() if k != "mean"})
+
+
+@pytest.mark.parametrize(("mode", "preprocessing"), [("L", GREY), ("RGB", COLOUR)])
+def test_normalizing_is_torchvisions_to_the_last_bit(mode: str, preprocessing: Preprocessing) -> None:
+    steps = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True)]
+    expected = v2.Compose([*steps, v2.Normalize(list(preprocessing.mean), list(preprocessing.std))])
+    image = picture(mode, (40, 30))
+    ours = Normalized(mean=preprocessing.mean, std=preprocessing.std)(image)
+    assert torch.equal(ours, expected(image).as_subclass(torch.Tensor))
+    assert ours.is_contiguous()

@@ -196,7 +196,7 @@ def _timm(folder: Path, magnitude: int, workers: int, batch: int, *, uint8: bool
         is_training=True,
         use_prefetcher=uint8,
         auto_augment=f"rand-m{magnitude}-n2-mstd0.5" if magnitude else None,
-        color_jitter=0.0,
+        color_jitter=None,  # type: ignore[arg-type]  # none at all, where 0.0 would still draw
         scale=(0.08, 1.0),
         hflip=0.5,
         interpolation="bicubic",
