@@ -23,8 +23,9 @@ RANKS = {
     "stereo": 3,
     "analysis": 4,
     "training": 5,
-    "cli": 6,
-    "__main__": 7,
+    "export": 6,
+    "cli": 7,
+    "__main__": 8,
 }
 FACE_RANK = RANKS["models"]  # `from halonet import create_model`: the face stands on models
 COMPILERS = {"triton", "numba", "llvmlite"}

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import halonet
 from halonet.cli import commands
 from halonet.cli.commands import bench_parser
+from halonet.cli.export import export
 from halonet.cli.settings import recipe_names, setting_names
 from halonet.cli.words import UsageError, nearest, one_line
 
@@ -80,5 +81,6 @@ COMMANDS: dict[str, Command] = {
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
     "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
+    "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
 }

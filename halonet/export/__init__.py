@@ -1,5 +1,5 @@
-"""Models for others: as programs that run without halonet (`programs`, checked by `parity`), and as folders of the
-Hugging Face Hub made from a run (`hub_folder`).
+"""Models for others: as programs that run without halonet (`programs`, checked by `parity`), and of what a command
+line names, which may be a run (`source`), a folder of the Hugging Face Hub.
 """
 
 from halonet.export.parity import Comparison

@@ -34,6 +34,11 @@ class Written:
     megabytes: float
     comparisons: tuple[Comparison, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        told = {"path": str(self.path), "format": self.format, "seconds": self.seconds, "megabytes": self.megabytes}
+        return {**told, "comparisons": [item.to_dict() for item in self.comparisons]}
+
 
 class Answer(nn.Module):
     """The model with a name for what it takes and gives; with `softmax`, logits become probabilities."""
