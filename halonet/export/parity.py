@@ -68,7 +68,9 @@ class Reference:
         for batch, parts in self.inputs.items():
             expected, given = self.outputs[batch], run(parts)
             if given.shape != expected.shape:
-                raise ValueError(f"the program gives {tuple(given.shape)} where the model gives {tuple(expected.shape)}")
+                raise ValueError(
+                    f"the program gives {tuple(given.shape)} where the model gives {tuple(expected.shape)}"
+                )
             largest, bound = float((given - expected).abs().max()), TIMES * self.errors[batch] + BAND
             found.append(Comparison(batch, largest, relative_error(given, expected), bound))
         return found

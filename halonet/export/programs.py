@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 import warnings
@@ -38,6 +39,12 @@ class Written:
         """Plain values, for JSON."""
         told = {"path": str(self.path), "format": self.format, "seconds": self.seconds, "megabytes": self.megabytes}
         return {**told, "comparisons": [item.to_dict() for item in self.comparisons]}
+
+
+def check_installed(format: str) -> None:
+    """Raises ModuleNotFoundError, before any work, where the libraries of a format are missing."""
+    for name in ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ():
+        importlib.import_module(name)
 
 
 class Answer(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ class Source:
     metrics: Mapping[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
     trained: bool = True
-    notes: tuple[str, ...] = field(default=())
 
 
 def open_source(name: str, *, img_size: tuple[int, int] | None = None) -> Source:
@@ -46,26 +45,25 @@ def open_source(name: str, *, img_size: tuple[int, int] | None = None) -> Source
     Raises:
         ValueError: nothing of that name, or weights that do not fit.
     """
-    path, changes = Path(name), {} if img_size is None else {"img_size": list(img_size)}
-    if path.is_dir() and (path / WEIGHTS).is_file():
-        model, metadata = load_model(path / WEIGHTS, **changes)
-        return Source(model, _text(metadata), metrics=_json(path / METRICS), settings=_yaml(path / CONFIG))
-    if path.is_dir():
+    path = Path(name)
+    changes: dict[str, Any] = {} if img_size is None else {"img_size": list(img_size)}
+    if path.is_dir() and not (path / WEIGHTS).is_file():
         model = from_pretrained(path, **changes)
         assert isinstance(model, HubModel)
-        return Source(model, model.weights_metadata or {})
-    if path.is_file():
-        model, metadata = load_model(path, **changes)
-        of_run = path.name == WEIGHTS
-        metrics, settings = (_json(path.parent / METRICS), _yaml(path.parent / CONFIG)) if of_run else (None, None)
-        return Source(model, _text(metadata), metrics=metrics, settings=settings)
+        return Source(model, _text(model.weights_metadata or {}, img_size))
+    if path.is_dir() or path.is_file():
+        file = path / WEIGHTS if path.is_dir() else path
+        model, metadata = load_model(file, **changes)
+        run = file.parent if file.name == WEIGHTS else None
+        metrics, settings = (None, None) if run is None else (_json(run / METRICS), _yaml(run / CONFIG))
+        return Source(model, _text(metadata, img_size), metrics=metrics, settings=settings)
     if path.suffix or len(path.parts) > 1:
-        raise ValueError(f"{name}: expected a run's folder, a file of weights or the name of a model, found nothing there")
+        raise ValueError(f"{name}: expected a run's folder, a file of weights or a model's name, found nothing there")
     return Source(create_model(name, **changes), {}, trained=False)
 
 
 def program_metadata(source: Source) -> dict[str, str]:
-    """The text that a program carries: what built the model, class names, and preprocessing, each value JSON or plain."""
+    """The text that a program carries: what built the model, class names and preprocessing; most values are JSON."""
     card: Any = source.model.default_cfg
     own = {name: json.dumps(card[name]) for name in _PREPROCESSING if card.get(name) is not None}
     return {**own, **source.metadata, **describe(source.model)}
@@ -86,9 +84,12 @@ def write_hub_folder(
     return facts
 
 
-def _text(metadata: Mapping[str, str]) -> dict[str, str]:
-    """Metadata without what built the model, which the model tells itself."""
-    return {name: text for name, text in metadata.items() if name not in ("model", "arguments")}
+def _text(metadata: Mapping[str, str], img_size: tuple[int, int] | None) -> dict[str, str]:
+    """Metadata without what built the model, which the model tells itself, and with the side asked for."""
+    text = {name: text for name, text in metadata.items() if name not in ("model", "arguments")}
+    if img_size is not None and text.pop("img_size", None) and img_size[0] == img_size[1]:
+        text["img_size"] = json.dumps(img_size[0])
+    return text
 
 
 def _json(path: Path) -> dict[str, Any] | None:

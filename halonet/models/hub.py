@@ -122,7 +122,7 @@ def from_pretrained(
 
 
 def hub_config(model: nn.Module, metadata: dict[str, str]) -> dict[str, Any]:
-    """What config.json says, in the form that timm reads, so that `timm.create_model("hf-hub:user/name")` builds it too.
+    """What config.json says, in timm's form, so that `timm.create_model("hf-hub:user/name")` builds the model too.
 
     Args:
         model: of `create_model`.

@@ -46,7 +46,7 @@ def model_card(
         _introduction(model, name, metadata),
         _use(model, repo_id or "FOLDER"),
         _training(metrics, settings),
-        _measured(metrics),
+        _measured(metrics, settings),
         _published(name),
         _limits(metrics, metadata),
     ]
@@ -150,13 +150,22 @@ def _test_part(metrics: Mapping[str, Any] | None) -> str:
     return "validation part" if metrics and metrics.get("test_is_val") else "test part"
 
 
-def _measured(metrics: Mapping[str, Any] | None) -> str:
+def _measured(metrics: Mapping[str, Any] | None, settings: Mapping[str, Any] | None) -> str:
     if not metrics:
         return "## Measured\n\nNothing.\n"
     machine = ", ".join(f"{key} {metrics[key]}" for key in _MEASURED_ON if key in metrics)
-    lines = ["## Measured", "", f"By `halonet fit` at the end of the training, on the {_test_part(metrics)}", f"({machine}):"]
+    lines = [
+        "## Measured",
+        "",
+        f"By `halonet fit` at the end of the training, on the {_test_part(metrics)}",
+        f"({machine}):",
+    ]
     lines += ["", "| figure | value |", "|---|---|"]
     lines += [f"| {key} | {value:.6g} |" for key, value in metrics["test"].items()]
+    limit = ((settings or {}).get("trainer") or {}).get("limit_test_batches", 1.0)
+    if limit != 1.0 or isinstance(limit, int):
+        share = f"{limit} batches" if isinstance(limit, int) else f"a share of {limit:g}"
+        lines.append(f"\nOf that part {share} alone was used (`limit_test_batches`).")
     return "\n".join(lines) + "\n"
 
 
@@ -201,7 +210,9 @@ def _header_entry(lines: list[str], first: int) -> str:
 def _limits(metrics: Mapping[str, Any] | None, metadata: Mapping[str, str]) -> str:
     lines = ["## Limits", ""]
     if metrics:
-        lines.append(f"- Measured once, with one seed, on {metrics['data']}; how it does on other pictures is not known.")
+        lines.append(
+            f"- Measured once, with one seed, on {metrics['data']}; how it does on other pictures is not known."
+        )
     if metrics and metrics.get("test_is_val"):
         lines.append("- There was no test part: the figures are those of the images that the epoch was chosen by.")
     if "class_names" in metadata:
