@@ -4,6 +4,7 @@
     python -m benchmarks.export_parity 'halonet_h0*' --formats onnx
     python -m benchmarks.export_parity --task stereo
     python -m benchmarks.export_parity --json parity.json --resume        # goes on where it was stopped
+    python -m benchmarks.export_parity --json parity.json --table         # what it has, by family, as Markdown
 
 Every model is drawn at random, with no branch at zero and norms that have seen images, traced once with a free batch,
 written, loaded again, and compared with the model on batches of 1 and 2; see `halonet.export.parity` for the bound.
@@ -36,6 +37,17 @@ from halonet.files import replacing
 from halonet.models.network import Network
 
 
+# Families of the table, by how their models' names begin.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "HaloNet": ("halonet",),
+    "BoTNet": ("botnet",),
+    "Vision Longformer": ("vil",),
+    "multi-scale and flat ViT": ("msvit", "evit"),
+    "ResNet, SENet, SASA and mixtures": ("resn", "senet", "sasa"),
+    "PSMNet": ("psmnet", "fa_", "nl_"),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the models one after the other and keeps what came out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -44,7 +56,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--formats", nargs="+", choices=tuple(FORMATS), default=list(FORMATS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures, after each model")
     parser.add_argument("--resume", action="store_true", help="leave out models that FILE has without an error")
+    parser.add_argument("--table", action="store_true", help="run nothing, print what FILE has as Markdown")
     options = parser.parse_args(arguments)
+    if options.table:
+        print(table(read_report(options.json)))
+        return 0
     report = read_report(options.json) if options.resume else {"models": {}}
     report["setting"] = setting()
     done = {name for name, entry in report["models"].items() if "error" not in entry}
@@ -148,6 +164,27 @@ def wake(model: nn.Module) -> nn.Module:
         for norm in norms:  # by the root mean square: channels that hardly vary are not blown up into noise
             norm.running_var += norm.running_mean**2  # type: ignore[operator]
     return model.eval()
+
+
+def table(report: dict[str, Any]) -> str:
+    """A report as a Markdown table, a line a family: of each figure the largest."""
+    families: dict[str, list[dict[str, Any]]] = {family: [] for family in FAMILIES}
+    for name, entry in report["models"].items():
+        families[next(family for family, begins in FAMILIES.items() if name.startswith(begins))].append(entry)
+    lines = ["| family | models | failed | own error | onnx | of its bound | pt2 | of its bound |"]
+    lines.append("|" + "---|" * 8)
+    for family, entries in families.items():
+        right = [entry for entry in entries if "error" not in entry]
+        if not entries:
+            continue
+        errors = [entry["own_error"] for entry in right]
+        cells = [family, str(len(entries)), str(len(entries) - len(right)), f"{max(errors, default=0):.1e}"]
+        for format in FORMATS:
+            found = [entry[format] for entry in right if format in entry]
+            cells.append(f"{max((item['relative'] for item in found), default=0):.1e}" if found else "")
+            cells.append(f"{max((item['share_of_bound'] for item in found), default=0):.2f}" if found else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def line(entry: dict[str, Any]) -> str:

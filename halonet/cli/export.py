@@ -19,9 +19,10 @@ def export(arguments: Sequence[str]) -> int:
 
     check_installed(values.format)
     source = open_source(values.source, img_size=values.img_size and (values.img_size[0], values.img_size[-1]))
+    (_write_hub if values.format == "hub" else _write_program)(source, values)
     if not source.trained:
-        print(f"{values.source} by its name: the weights are random", file=sys.stderr)
-    return _write_hub(source, values) if values.format == "hub" else _write_program(source, values)
+        print(f"{values.source} is a model's name: its weights are random", file=sys.stderr)
+    return 0
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -44,18 +45,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     values = parser.parse_args(arguments)
     if values.img_size is not None and len(values.img_size) > 2:
         raise UsageError(f"img-size: expected a side, or height and width, got {len(values.img_size)} numbers")
-    of_hub = {"--push": values.push, "--license": values.license}
-    of_program = {"--softmax": values.softmax, "--opset": values.opset, "--json": values.json}
-    for option, value in (of_program if values.format == "hub" else of_hub).items():
-        if value:
-            raise UsageError(f"{option} has no meaning for the format {values.format}")
+    for option, formats in (
+        ("push", ("hub",)),
+        ("license", ("hub",)),
+        ("softmax", ("onnx", "pt2")),
+        ("json", ("onnx", "pt2")),
+        ("opset", ("onnx",)),
+    ):
+        if getattr(values, option) and values.format not in formats:
+            raise UsageError(f"--{option} has no meaning for the format {values.format}")
     if values.out.is_file() if values.format == "hub" else values.out.is_dir():
         wanted, found = ("folder", "file") if values.format == "hub" else ("file", "folder")
         raise UsageError(f"out: expected a {wanted} to write, {values.out} is a {found}")
     return values
 
 
-def _write_program(source: Any, values: argparse.Namespace) -> int:
+def _write_program(source: Any, values: argparse.Namespace) -> None:
     from halonet.export import Exporter
     from halonet.export.source import program_metadata
 
@@ -63,15 +68,14 @@ def _write_program(source: Any, values: argparse.Namespace) -> int:
     written = exporter.write(values.out, format=values.format, opset=values.opset, metadata=program_metadata(source))
     if values.json:
         print(json.dumps(written.to_dict(), indent=2))
-        return 0
+        return
     for item in written.comparisons:
         share = f"{item.relative:.1e} of the answer (at most {item.bound:.1e})"
         print(f"batch of {item.batch}: largest difference from the model {item.largest:.1e}, {share}")
     print(f"{written.path}: {written.megabytes:.1f} MB")
-    return 0
 
 
-def _write_hub(source: Any, values: argparse.Namespace) -> int:
+def _write_hub(source: Any, values: argparse.Namespace) -> None:
     from halonet.export.source import write_hub_folder
     from halonet.models.model_card import LICENSE
 
@@ -79,4 +83,3 @@ def _write_hub(source: Any, values: argparse.Namespace) -> int:
     print(values.out)
     if values.push:
         print(source.model.push_to_hub(values.push, model_card_kwargs=facts))
-    return 0

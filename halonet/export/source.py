@@ -75,7 +75,12 @@ def write_hub_folder(
     """Writes model.safetensors, config.json and README.md; returns what `push_to_hub` is to be given for the card."""
     assert isinstance(source.model, HubModel)
     source.model.weights_metadata = source.metadata
-    facts = {"metrics": source.metrics, "settings": source.settings, "license": license, "repo_id": repo_id}
+    facts: dict[str, Any] = {
+        "metrics": source.metrics,
+        "settings": source.settings,
+        "license": license,
+        "repo_id": repo_id,
+    }
     text = model_card(source.model, metadata=source.metadata, **facts)
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / "README.md") as beside:
@@ -87,8 +92,10 @@ def write_hub_folder(
 def _text(metadata: Mapping[str, str], img_size: tuple[int, int] | None) -> dict[str, str]:
     """Metadata without what built the model, which the model tells itself, and with the side asked for."""
     text = {name: text for name, text in metadata.items() if name not in ("model", "arguments")}
-    if img_size is not None and text.pop("img_size", None) and img_size[0] == img_size[1]:
-        text["img_size"] = json.dumps(img_size[0])
+    if img_size is not None and "img_size" in text:
+        del text["img_size"]
+        if img_size[0] == img_size[1]:
+            text["img_size"] = json.dumps(img_size[0])
     return text
 
 

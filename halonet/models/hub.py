@@ -105,7 +105,7 @@ def from_pretrained(
                     str(name),
                     SAFETENSORS_SINGLE_FILE,
                     revision=revision,
-                    cache_dir=cache_dir,
+                    cache_dir=None if cache_dir is None else Path(cache_dir),
                     force_download=force_download,
                     local_files_only=local_files_only,
                     token=token,
