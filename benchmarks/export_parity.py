@@ -36,7 +36,6 @@ from halonet.export.parity import random_images
 from halonet.files import replacing
 from halonet.models.network import Network
 
-
 # Families of the table, by how their models' names begin.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "HaloNet": ("halonet",),

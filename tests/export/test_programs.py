@@ -85,7 +85,9 @@ def exporter() -> Exporter:
     return Exporter(awake("halonet_nano_32", **SMALL["halonet_nano_32"]))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith("botnet") else ()) for name in SMALL]
+)
 def test_pt2(name: str, tmp_path: Path, exporter: Exporter) -> None:
     path = tmp_path / "model.pt2"
     if name != "halonet_nano_32":
@@ -222,6 +224,6 @@ def test_the_benchmark_goes_on_where_it_stopped(
 
 def test_the_table_has_a_family_for_every_model() -> None:
     names = [*halonet.list_models(), *halonet.list_models(task="stereo")]
-    report = {"models": dict.fromkeys(names, {"error": "as if"})}
+    report = {"models": {name: {"error": "as if"} for name in names}}
     counted = [int(line.split("|")[2]) for line in export_parity.table(report).splitlines()[2:]]
     assert sum(counted) == len(names)
