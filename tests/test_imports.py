@@ -24,6 +24,7 @@ RANKS = {
     "analysis": 4,
     "training": 5,
     "studies": 6,
+    "export": 6,
     "cli": 7,
     "__main__": 8,
 }

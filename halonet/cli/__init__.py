@@ -13,6 +13,7 @@ import halonet
 from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
+from halonet.cli.export import export
 from halonet.cli.settings import recipe_names, setting_names
 from halonet.cli.study import study
 from halonet.cli.words import UsageError, nearest, one_line
@@ -86,5 +87,6 @@ COMMANDS: dict[str, Command] = {
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
     "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
     "data": Command("what a data set holds, and the same as shards", data),
+    "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
 }

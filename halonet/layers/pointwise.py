@@ -37,7 +37,7 @@ class PositionLinear(nn.Linear):
         """(B, S, C) -> (B, S, C')."""
         if input.stride(1) != 1 or input.stride(2) == 1:
             return F.linear(input, self.weight, self.bias)
-        weight, maps = self.weight.expand(len(input), -1, -1), input.transpose(1, 2)
+        weight, maps = self.weight.expand(input.shape[0], -1, -1), input.transpose(1, 2)
         bias: Tensor | None = self.bias
         if bias is None:
             return torch.bmm(weight, maps).transpose(1, 2)

@@ -46,7 +46,7 @@ def save_weights(model: nn.Module, path: str | PathLike[str], *, metadata: Mappi
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as beside:
         try:
-            save_file(state, beside, metadata={**_description(model), **(metadata or {})})
+            save_file(state, beside, metadata={**describe(model), **(metadata or {})})
         except SafetensorError as error:  # how a full disk is told; the old file stays
             raise OSError(f"cannot write {path}: {error}") from error
 
@@ -202,8 +202,9 @@ def some_of(names: list[str], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f", and {len(names) - most} more" if len(names) > most else "")
 
 
-def _description(model: nn.Module) -> dict[str, str]:
-    """Name and arguments of `create_model`, where the model knows them."""
+def describe(model: nn.Module) -> dict[str, str]:
+    """What a file of weights says of its model: "model" and, as JSON, "arguments" of `create_model`; nothing where the
+    model does not know them."""
     name, arguments = getattr(model, "model_name", None), getattr(model, "model_arguments", None)
     if name is None or arguments is None:
         return {}

@@ -8,8 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from halonet.models.hub import HubModel
 
-class Network(nn.Module, ABC):
+
+class Network(HubModel, nn.Module, ABC):
     """Features, then a head; a subclass makes both.
 
     feature_info: channels, reduction and module of each map that `forward_intermediates` gives.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from halonet.models.hub import HubModel
 from halonet.models.psmnet_config import PsmnetConfig
 from halonet.models.psmnet_parts import ConvNorm, FeatureNetwork, Hourglass, residual_pair, run, score_head
 from halonet.ops.stereo_volume import concat_volume, soft_argmin
@@ -18,7 +19,7 @@ _MULTIPLES = {"basic": 4, "hourglass": 16}
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-class PSMNet(nn.Module):
+class PSMNet(HubModel, nn.Module):
     """A pyramid stereo matching network by its configuration.
 
     Takes images of any size. Where a side is no multiple of 16 ("basic": 4), zeros are put above and to the right of

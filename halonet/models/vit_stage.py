@@ -130,7 +130,7 @@ class TokenStage(nn.Module):
         """(B, C, H, W) -> the tokens the blocks begin with, (B, G + H' * W', d), and (H', W')."""
         tokens, size = self.embedding(x)
         if self.global_tokens is not None:
-            tokens = torch.cat([self.global_tokens.expand(len(tokens), -1, -1), tokens], dim=1)
+            tokens = torch.cat([self.global_tokens.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         return tokens if self.position is None else tokens + self.position(size), size
 
     def to_map(self, tokens: Tensor, size: Size) -> Tensor:

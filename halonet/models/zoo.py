@@ -157,8 +157,10 @@ def _build(name: str, *, pretrained: bool = False, **options: Any) -> nn.Module:
     config, options = _split_options(name, options)
     pretrained_path = options.pop("pretrained_path", None)
     overlay = dict(options.pop("pretrained_cfg_overlay", None) or {})
-    # timm reads the channels of a pretrained file here, to adapt the first convolution to others.
-    in_chans = config.in_chans if pretrained else options.get("in_chans") or config.in_chans
+    # timm reads the channels of a pretrained file here, to adapt the first convolution to others; what built the model
+    # of a folder or of the hub, it hands over.
+    saved = dict(options.get("pretrained_model_args") or {}).get("in_chans", config.in_chans)
+    in_chans = saved if pretrained else options.get("in_chans") or config.in_chans
     overlay.setdefault("input_size", (in_chans, *config.image_shape))
 
     family = _FAMILIES[type(config)]

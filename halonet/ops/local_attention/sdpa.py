@@ -40,9 +40,9 @@ def run(call: Call) -> Tensor:
     # The fused kernels want one channel count; zeros change neither the logits nor the kept part of the output.
     width = max(channels, query.shape[-1])
     output = F.scaled_dot_product_attention(
-        F.pad(query, (0, width - query.shape[-1])),
-        F.pad(key.flatten(0, 2), (0, width - key.shape[-1])),
-        F.pad(value.flatten(0, 2), (0, width - channels)),
+        _widened(query, width),
+        _widened(key.flatten(0, 2), width),
+        _widened(value.flatten(0, 2), width),
         attn_mask=mask,
         scale=1.0,
     )[..., :channels]
@@ -50,11 +50,19 @@ def run(call: Call) -> Tensor:
     return geometry.merge_queries(blocks.permute(0, 1, 2, 4, 5, 3, 6))
 
 
+def _widened(x: Tensor, channels: int) -> Tensor:
+    """The tensor with zeros after its own channels; itself where it has as many."""
+    return x if x.shape[-1] == channels else F.pad(x, (0, channels - x.shape[-1]))
+
+
 def _folds_position(call: Call) -> bool:
     """Whether row and column channels are needed: for positions, windows or keys that must not take part."""
-    rows, columns = call.geometry.rows, call.geometry.columns
-    hidden = rows.has_hidden_keys or columns.has_hidden_keys
-    return call.relative is not None or hidden or rows.window is not None
+    return call.relative is not None or _hides(call.geometry.rows) or _hides(call.geometry.columns)
+
+
+def _hides(axis: Axis) -> bool:
+    """Whether a query must not see some pixels of its neighbourhood because of where they lie on the axis."""
+    return axis.has_hidden_keys or axis.window is not None
 
 
 def _append_query_channels(call: Call) -> Tensor:
@@ -66,10 +74,12 @@ def _append_query_channels(call: Call) -> Tensor:
         tables = (None, None) if call.relative is None else call.relative
         row = _axis_logits(query, geometry.rows, tables[0], call.relative_scale, "bIJnijd,iyd->bIJnijy")
         column = _axis_logits(query, geometry.columns, tables[1], call.relative_scale, "bIJnijd,jxd->bIJnijx")
-        hidden_row = _hidden_logits(geometry.rows, query)[:, None, None, :, None]  # (I, J, N, i, j, y)
-        hidden_column = _hidden_logits(geometry.columns, query)[None, :, None, None, :]
+        if _hides(geometry.rows):
+            row = row + _hidden_logits(geometry.rows, query)[:, None, None, :, None]  # (I, J, N, i, j, y)
+        if _hides(geometry.columns):
+            column = column + _hidden_logits(geometry.columns, query)[None, :, None, None, :]
         shape = query.shape[:-1]
-        parts += [(row + hidden_row).expand(*shape, -1), (column + hidden_column).expand(*shape, -1)]
+        parts += [row.expand(*shape, geometry.rows.neighborhood), column.expand(*shape, geometry.columns.neighborhood)]
     if call.extra_bias is not None:
         parts.append(query.new_ones(()).expand(*query.shape[:-1], 1))
     return torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
