@@ -94,7 +94,8 @@ def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
         tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
     if trainer.is_global_zero:
         seconds = time.monotonic() - started
-        _leave_results(kind, parts, config, folder, history, keeper, tested=dict(tested), seconds=seconds, effective=effective.facts)
+        measured: dict[str, Any] = {"tested": dict(tested), "seconds": seconds, "effective": effective.facts}
+        _leave_results(kind, parts, config, folder, history, keeper, **measured)
         return folder
     return None
 
