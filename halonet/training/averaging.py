@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class MovingAverage(WeightAveraging):
     """After each optimizer step average = decay * average + (1 - decay) * weights, beginning with the first step's.
 
-    Running means and variances of batch norms are averaged like weights, so that they fit them; other buffers (counters,
-    random features of a Performer) are those of the latest step. Validation sees the average. A checkpoint holds the
-    average as its `state_dict`, and the weights that train on as `current_model_state`.
+    Running means and variances of batch norms are averaged like weights, so that they fit them; other buffers (random
+    features of a Performer) and counters are those of the latest step. Validation sees the average. A checkpoint holds
+    the average as its `state_dict`, and the weights that train on as `current_model_state`.
 
     Lightning's callback does the work; here it keeps the average where the device is, leaves whole numbers alone, and
     puts the weights back when a validation is interrupted.

@@ -35,7 +35,7 @@ class Effective(lightning.Callback):
 
 
 def effective(config: RunConfig, trainer: lightning.Trainer) -> dict[str, Any]:
-    """Settings of a trainer that is about to train, as plain values; batches in examples, the rest in optimizer steps."""
+    """Settings of a trainer that is about to train, as plain values; batches in examples, lengths in steps."""
     total, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
     schedule: Any = schedule_of(config.optim, total_steps=total, epochs=epochs)
     devices, device_batch = trainer.world_size, config.data.batch_size
@@ -68,9 +68,9 @@ def _strategy_name(trainer: lightning.Trainer) -> str:
 
 def in_words(facts: dict[str, Any]) -> tuple[str, str]:
     """Two lines: batches and steps; how they are computed."""
-    devices = f"{facts['devices']} {facts['accelerator']}" + (
-        f" on {facts['num_nodes']} nodes" * (facts["num_nodes"] > 1)
-    )
+    devices = f"{facts['devices']} {facts['accelerator']}"
+    if facts["num_nodes"] > 1:
+        devices += f" on {facts['num_nodes']} nodes"
     passes = facts["accumulate_grad_batches"]
     asked = facts["asked_global_batch"]
     batch = (

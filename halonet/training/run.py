@@ -105,12 +105,9 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
         tested = trainer.test(to_test, datamodule=parts.data, verbose=False)[0]
     judged.take_over(to_test)
     if trainer.is_global_zero:
-        figures: dict[str, Any] = {
-            "tested": dict(tested),
-            "seconds": time.monotonic() - started,
-            "effective": effective.facts,
-        }
-        _leave_results(kind, parts, config, folder, history, keeper, **figures)
+        seconds = time.monotonic() - started
+        measured: dict[str, Any] = {"tested": dict(tested), "seconds": seconds, "effective": effective.facts}
+        _leave_results(kind, parts, config, folder, history, keeper, **measured)
         return folder
     return None
 

@@ -21,8 +21,8 @@ T = TypeVar("T", bound=nn.Module)
 class ShardedStrategy(ModelParallelStrategy):
     """torch's FSDP2 over all devices of all nodes; checkpoints are whole, as those of one device.
 
-    Unlike Lightning's FSDPStrategy (torch's FSDP1, which needs GPUs) it runs on a CPU over gloo too, and clips gradients
-    by torch's own function.
+    Unlike Lightning's FSDPStrategy (torch's FSDP1, which needs GPUs) it runs on a CPU over gloo too, and gradients are
+    clipped by torch's own function.
     """
 
     def __init__(self) -> None:

@@ -31,7 +31,7 @@ def _summed(x: Tensor) -> Tensor:
 
 
 def _sum_over_devices(x: Tensor) -> Tensor:
-    total: Tensor = _SumOverDevices.apply(x)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverDevices.apply(x)
     return total
 
 
@@ -64,7 +64,9 @@ class _Synchronized(nn.modules.batchnorm._BatchNorm):
     def _remember(self, mean: Tensor, unbiased: Tensor) -> None:
         if not self.track_running_stats:
             return
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)

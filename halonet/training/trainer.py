@@ -83,7 +83,7 @@ def launched() -> tuple[int, int] | None:
 
 
 def _as_launched(config: TrainerConfig) -> TrainerConfig:
-    """`config` with the devices and nodes that were launched, where it leaves them open (devices "auto", num_nodes 1)."""
+    """`config` with what was launched where it leaves that open (devices "auto", num_nodes 1)."""
     found = launched()
     if found is None:
         return config
@@ -109,13 +109,9 @@ def settle(config: RunConfig) -> RunConfig:
     ValueError for a trainer that cannot be, before any data are read."""
     if config.trainer.strategy == "fsdp":
         if config.optim.ema_decay:
-            raise ValueError(
-                "optim.ema_decay: expected 0 with trainer.strategy fsdp, whose weights no device has whole"
-            )
+            raise ValueError("optim.ema_decay: expected 0 with trainer.strategy fsdp: no device has all weights")
         if config.trainer.precision == "16-mixed":
-            raise ValueError(
-                "trainer.precision: expected 32-true or bf16-mixed with trainer.strategy fsdp, got 16-mixed"
-            )
+            raise ValueError("trainer.precision: expected 32-true or bf16-mixed with fsdp, got 16-mixed")
     trainer = make_trainer(config.trainer, logger=False, enable_checkpointing=False)
     if config.trainer.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
         raise ValueError("trainer.precision: expected 32-true or bf16-mixed on a CPU, got 16-mixed")
