@@ -70,6 +70,13 @@ def test_shards_of_unknown_number_need_a_length(tmp_path: Path, capsys: Capture)
     arguments = ("fit", "--data.root", root, *SMALL, *NONE, "--trainer.max_epochs=1")
     assert "give --trainer.limit_train_batches as a whole number" in error_line(capsys, *arguments)
     assert not Path("runs").exists()
+
+
+@pytest.mark.slow
+def test_shards_of_unknown_number_with_a_length(tmp_path: Path) -> None:
+    write_shards(tmp_path / "shards", {"train": [9, 7], "val": [5]})
+    root = f"pipe:cat {tmp_path}/shards/{{train-00000{{0,1}},val-000000}}.tar"
+    arguments = ("fit", "--data.root", root, *SMALL, *NONE, "--trainer.max_epochs=1")
     assert run(*arguments, "--trainer.limit_train_batches=2") == 0
     assert json.loads((only_run(Path("runs")) / "metrics.json").read_text())["images"]["train"] == 32
 
@@ -87,7 +94,7 @@ def test_a_set_that_only_judges(tmp_path: Path, capsys: Capture) -> None:
         assert json.loads(capsys.readouterr().out)["images"] == 6
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_unreadable_images_are_passed_over_and_told(photos: Path, capsys: Capture, workers: int) -> None:
     for name in ("green/2.png", "red/5.png"):
         (photos / name).write_text("no picture")
@@ -109,6 +116,7 @@ def test_unreadable_images_are_passed_over_and_told(photos: Path, capsys: Captur
         assert re.search(r"1 of \d+ \w+ images cannot be read, more than the share of 0\.01 .* first: cannot", message)
 
 
+@pytest.mark.slow
 def test_judging_tells_what_it_passed_over(photos: Path, capsys: Capture) -> None:
     arguments = ("--data.root", photos, *SMALL, *NONE)
     assert run("fit", *arguments, "--trainer.max_epochs=1") == 0
