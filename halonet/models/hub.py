@@ -136,7 +136,7 @@ def hub_config(model: nn.Module, metadata: dict[str, str]) -> dict[str, Any]:
     described = describe(model)
     if not described:
         raise ValueError(f"expected a model of create_model, which knows what built it, got a {type(model).__name__}")
-    card: Any = model.default_cfg
+    card: Any = getattr(model, "pretrained_cfg", None) or model.default_cfg  # timm reads no more than its own names
     told = {name: json.loads(metadata[name]) for name in _PREPROCESSING if name in metadata}
     pretrained = {**{key: value for key, value in card.items() if value not in (None, "")}, **told}
     for of_registry in ("architecture", "tag", "source", "file", "hf_hub_id", "custom_load"):

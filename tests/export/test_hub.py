@@ -152,7 +152,7 @@ def test_published_figures_are_told_as_not_reproduced(tmp_path: Path) -> None:
         text = halonet.create_model("halonet_h0_256").generate_model_card().text
     section = text.split("## Published, not reproduced")[1].split("##")[0]
     assert "5.5 million parameters (HaloNet, Table A2)" in section
-    assert "Reproduced by us: no" in section
+    assert "Not reproduced by us" in section
     assert "Nothing is known of a training" in text
     assert published_scores("halonet_nano_32") == []
 
