@@ -155,6 +155,7 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def positive(text: str) -> int:
+    """An argument such as "4"."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive int, got {text!r}")
     return int(text)

@@ -2,6 +2,7 @@
 page by page."""
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -14,8 +15,9 @@ from halonet.data.source import Item
 class Items(Sequence[Item]):
     """A sequence that makes its items when asked for one; equal to any sequence of equal items."""
 
+    @abstractmethod
     def _item(self, index: int) -> Item:
-        raise NotImplementedError
+        """Item `index`, which is from 0 to the length less 1."""
 
     @overload
     def __getitem__(self, index: int) -> Item: ...

@@ -129,5 +129,6 @@ def cut_back(path: Path, *, step: int) -> None:
 
 
 def whole_lines(path: Path) -> list[str]:
+    """Header and lines of a steps.csv, but for what a killed process left unfinished."""
     text = path.read_text(encoding="utf-8")
     return [line for line in text[: text.rfind("\n") + 1].splitlines() if line.count(",") == len(COLUMNS) - 1]

@@ -145,6 +145,7 @@ def write_forms(images: Images, root: Path) -> None:
 
 
 def write_tar(path: Path, files: list[tuple[str, bytes]]) -> None:
+    """A tar file at `path` of (name, contents)."""
     path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, contents in files:
