@@ -39,6 +39,8 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # DDP's advice about 1x1 convolutions, whose gradients lie in memory as well one way as the other.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    # FSDP's, of PSMNet's outputs, which nothing changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = _as_launched(config)
     batch_norm = [SyncEveryBatchNorm()] if config.sync_batchnorm else []
