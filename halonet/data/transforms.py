@@ -125,21 +125,32 @@ def _to_tensor(preprocessing: Preprocessing) -> list[Callable[..., Any]]:
     return [Normalized(mean=preprocessing.mean, std=preprocessing.std)]
 
 
+# NumPy's generators that no block has at the moment: making one takes longer than seeding it.
+_IDLE: list[Any] = []
+
+
 class seeded:
     """Within the block, Python's, NumPy's and torch's CPU generators start from `seed`; afterwards they go on
-    from where they were."""
+    from where they were (NumPy without the second of a pair of normal numbers, if it kept one)."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def __enter__(self) -> None:
-        self.states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        # NumPy gets another generator for the block: to read and write the state of its own takes longer than an
+        # image's flip and the rest of this together.
+        numpy: Any = np.random
+        self.inner = _IDLE.pop() if _IDLE else np.random.MT19937(0)
+        self.states = random.getstate(), numpy.get_bit_generator(), torch.get_rng_state()
         random.seed(self.seed)
-        np.random.seed(self.seed % 2**32)
+        np.random.RandomState(self.inner).seed(self.seed % 2**32)
+        numpy.set_bit_generator(self.inner)
         torch.default_generator.manual_seed(self.seed)  # torch.manual_seed would also queue work for every device
 
     def __exit__(self, *_: object) -> None:
-        python, numpy, torch_state = self.states
+        python, outer, torch_state = self.states
+        numpy: Any = np.random
         random.setstate(python)
-        np.random.set_state(numpy)
+        numpy.set_bit_generator(outer)
         torch.set_rng_state(torch_state)
+        _IDLE.append(self.inner)

@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,23 +39,45 @@ class WebShards:
 
     def read(self, shard: int, wanted: Sequence[int] | None) -> Iterator[tuple[int, Sample]]:
         """See `Shards`."""
-        from webdataset.tariterators import group_by_keys, tar_file_expander
-
         url = self.urls[shard]
         left = None if wanted is None else iter(wanted)
         following = None if left is None else next(left, -1)
-        with _opened(url) as stream:
-            for place, files in enumerate(group_by_keys(tar_file_expander([{"url": url, "stream": stream}]))):
+        # A file here is read past what is not wanted, and without the library's copies of what is.
+        with closing(_in_file(Path(url)) if _local(url) else _in_stream(url)) as samples:
+            for place, load in enumerate(samples):
                 if following is not None and place != following:
                     continue
-                name, data, label = _parts(files, url)
-                yield place, Sample(f"{url}: {name}", data, label)
+                yield place, load()
                 if left is not None:
                     following = next(left, None)
                     if following is None:
                         return
         if following is not None:
             raise ValueError(f"data.root: {url} holds fewer images than {INDEX} says")
+
+
+def _in_file(path: Path) -> Generator[Callable[[], Sample], None, None]:
+    """What gives each sample of a shard on this machine."""
+
+    def load(name: str, offset: int, size: int, label: int) -> Sample:
+        file.seek(offset)
+        return Sample(f"{path}: {name}", file.read(size), label)
+
+    try:
+        with path.open("rb") as file:
+            for found in samples_in(path):
+                yield partial(load, *found)
+    except OSError as error:
+        raise ValueError(f"data.root: cannot read the shard {path}: {error.strerror}") from error
+
+
+def _in_stream(url: str) -> Generator[Callable[[], Sample], None, None]:
+    """What gives each sample of a shard that comes from elsewhere."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    with _opened(url) as stream:
+        for files in group_by_keys(tar_file_expander([{"url": url, "stream": stream}])):
+            yield partial(_sample, files, url)
 
 
 @contextmanager
@@ -79,13 +102,13 @@ def _opened(url: str) -> Iterator[Any]:
             stream.close()
 
 
-def _parts(files: dict[str, Any], url: str) -> tuple[str, bytes, int]:
-    """Name, bytes and label of a sample as the library groups it."""
+def _sample(files: dict[str, Any], url: str) -> Sample:
+    """A sample as the library groups it."""
     key = files["__key__"]
     image = next((suffix for suffix in files if f".{suffix}" in IMAGE_SUFFIXES), None)
     if image is None:
         raise ValueError(f"data.root: {url}: {key} has no image")
-    return f"{key}.{image}", files[image], _label(files, f"{url}: {key}")
+    return Sample(f"{url}: {key}.{image}", files[image], _label(files, f"{url}: {key}"))
 
 
 def _label(files: dict[str, Any], where: str) -> int:
@@ -101,27 +124,39 @@ def _label(files: dict[str, Any], where: str) -> int:
 
 def labelled_images(path: Path) -> Iterator[Row]:
     """Images of a shard on this machine, each with its label as text."""
+    for _, offset, size, label in samples_in(path):
+        yield offset, size, str(label)
+
+
+def samples_in(path: Path) -> Iterator[tuple[str, int, int, int]]:
+    """(name, offset, size, label) of the images of a shard on this machine: its headers and labels are read, no image.
+
+    Raises:
+        ValueError: it is no tar file, or a sample lacks its image or class.
+    """
     key = ""
-    image: tuple[int, int] | None = None
+    image: tuple[str, int, int] | None = None
     files: dict[str, bytes] = {}
     with path.open("rb") as file:
         for offset, size, name in members(path):
-            folder, _, base = name.rpartition("/")
+            folder, slash, base = name.rpartition("/")
             start, _, suffix = base.partition(".")
-            if f"{folder}/{start}" != key:
-                yield from _row(path, key, image, files)
-                key, image, files = f"{folder}/{start}", None, {}
+            if folder + slash + start != key:
+                yield from _whole(path, key, image, files)
+                key, image, files = folder + slash + start, None, {}
             if f".{suffix.lower()}" in IMAGE_SUFFIXES:
-                image = offset, size
+                image = name, offset, size
             elif suffix.lower() in ("cls", "json"):
                 file.seek(offset)
                 files[suffix.lower()] = file.read(size)
-        yield from _row(path, key, image, files)
+        yield from _whole(path, key, image, files)
 
 
-def _row(path: Path, key: str, image: tuple[int, int] | None, files: dict[str, bytes]) -> Iterator[Row]:
+def _whole(
+    path: Path, key: str, image: tuple[str, int, int] | None, files: dict[str, bytes]
+) -> Iterator[tuple[str, int, int, int]]:
     if image is not None:
-        yield *image, str(_label(files, f"{path}: {key}"))
+        yield *image, _label(files, f"{path}: {key}")
     elif files:
         raise ValueError(f"data.root: {path}: {key} has no image")
 
