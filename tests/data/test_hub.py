@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
-from halonet.data import DataConfig, ImageSource, SplitItems, StreamItems, open_source
-from halonet.data.images import load_item
+from halonet.data import DataConfig, ImageSource, SplitItems, StreamDataset, StreamItems, open_source
+from halonet.data.images import decode_image, load_item
 from tests.data.making import jpeg
 
 datasets = pytest.importorskip("datasets")
@@ -85,6 +88,22 @@ def test_a_shard_is_read_from_its_middle(tmp_path: Path) -> None:
     found = list(part.shards.read(1, [1, 3]))
     assert [(place, sample.data, sample.label) for place, sample in found] == [(1, jpeg(5), 2), (3, jpeg(7), 1)]
     assert "pets, train, shard 1: row 1" in found[0][1].name
+
+
+def test_loading_processes_share_a_stream_out(tmp_path: Path) -> None:
+    """The library, which would share rows out between processes itself, is kept from doing so once more."""
+    parquet(tmp_path / "pets")
+    part = open_source(DataConfig(root=str(tmp_path / "pets"), streaming=True)).splits["train"]
+    assert isinstance(part, StreamItems)
+
+    def mean(image: Image.Image) -> torch.Tensor:
+        return torch.tensor([float(np.asarray(image).mean())])
+
+    expected = sorted(float(mean(decode_image(jpeg(i), name=i, in_chans=3))) for i in range(12))
+    options: dict[str, Any] = {"in_chans": 3, "transform": mean, "seed": 0, "batch_size": 2, "shuffle": True}
+    for workers in (0, 2):
+        loader = DataLoader(StreamDataset(part, **options, buffer=4), batch_size=None, num_workers=workers)
+        assert sorted(float(value) for values, _ in loader for value in values) == expected
 
 
 @pytest.mark.parametrize("streaming", [False, True])
