@@ -74,7 +74,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     save_weights(model(), folder / "weights.safetensors", metadata=METADATA)
     (folder / "metrics.json").write_text(json.dumps(METRICS))
-    settings = {"model": {"name": "halonet_nano_32"}, "data": {"root": "/mnt/somewhere/pictures"}, "out": "/mnt/somewhere/runs"}
+    settings = {
+        "model": {"name": "halonet_nano_32"},
+        "data": {"root": "/mnt/somewhere/pictures"},
+        "out": "/mnt/somewhere/runs",
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "trainer": {"limit_test_batches": 2}}))
     return folder
 
