@@ -6,7 +6,7 @@
     python -m benchmarks.export_parity --json parity.json --resume        # goes on where it was stopped
     python -m benchmarks.export_parity --json parity.json --table         # what it has, by family, as Markdown
 
-Every model is drawn at random, with no branch at zero and norms that have seen images, traced once with a free batch,
+Every model is drawn at random, with no branch at zero and norms that know the images, traced once with a free batch,
 written, loaded again, and compared with the model on batches of 1 and 2; see `halonet.export.parity` for the bound.
 Each runs in a process of its own, on one thread. Exit status 1 if any failed.
 """
@@ -28,7 +28,7 @@ from typing import Any
 
 import onnxruntime
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import halonet
 from halonet.export import FORMATS, Exporter
@@ -142,27 +142,33 @@ def judge(name: str, formats: list[str]) -> dict[str, Any]:
 
 @torch.no_grad()
 def wake(model: nn.Module) -> nn.Module:
-    """The model with nothing at its first value that would hide a mistake: zeros, and norms that know no images.
+    """The model with nothing at its first value that would hide a mistake: no zeros, and norms that know the images.
 
-    Branches that begin at zero get a quarter of the weight, not all: a random network that adds whole branches fifty
-    times loses so many digits of its own that a comparison says little.
+    Random networks are not trained ones: branches that begin at zero get a tenth of the weight, and a norm divides all
+    its channels by the same number. With whole branches, or where channels that hardly vary are blown up, HaloNets of
+    random weights amplify their own rounding until nothing of the answer is left to compare.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d | nn.BatchNorm3d)]
     for module in model.modules():
         for parameter in module.parameters(recurse=False):
             if not parameter.any():
                 is_scale = module in norms and parameter is module.weight
-                nn.init.constant_(parameter, 0.25) if is_scale else nn.init.normal_(parameter, std=0.02)
-    if norms:
-        for norm in norms:
-            norm.momentum = 1.0
-        channels, *sides = model.default_cfg["input_size"]  # type: ignore[index,union-attr,misc]
-        shape = (channels, *(side if side <= 128 else 128 for side in sides))
-        count = 1 if isinstance(model, Network) else 2
-        model.train()(*random_images(8, shape, count=count, seed=1))
-        for norm in norms:  # by the root mean square: channels that hardly vary are not blown up into noise
-            norm.running_var += norm.running_mean**2  # type: ignore[operator]
-    return model.eval()
+                nn.init.constant_(parameter, 0.1) if is_scale else nn.init.normal_(parameter, std=0.02)
+    if isinstance(model, Network):  # what comes of the image is not to drown in the bias
+        nn.init.normal_(model.get_classifier().weight, std=0.1)
+    hooks = [norm.register_forward_pre_hook(_take_statistics) for norm in norms]
+    shape: Any = model.default_cfg["input_size"]
+    model.eval()(*random_images(2, shape, count=1 if isinstance(model, Network) else 2))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def _take_statistics(norm: Any, inputs: tuple[Tensor]) -> None:
+    """Sets a norm to what it is about to see: a mean a channel, one variance of all."""
+    channels = inputs[0].transpose(0, 1).flatten(1)
+    norm.running_mean.copy_(channels.mean(1))
+    norm.running_var.fill_(float(channels.var(1).mean()))
 
 
 def table(report: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ BAND = 1e-6
 # A program may err up to three times as much as the model in float32 does on the same images (we saw up to 2.7 times,
 # on random networks that lose half their digits), so the two differ by at most four times the model's error.
 TIMES = 4
+MOST_ERROR = 1e-3  # of the model itself in float32; beyond, a bound would let wrong programs pass
 
 Run = Callable[[Sequence[Tensor]], Tensor]  # a program: its inputs -> its output
 
@@ -51,6 +52,9 @@ class Reference:
     Args:
         model: in evaluation mode, on the CPU.
         inputs: of as many images as the largest of `BATCHES`.
+
+    Raises:
+        ValueError: a model that loses more than `MOST_ERROR` of its answer in float32, or answers with no numbers.
     """
 
     @torch.no_grad()
@@ -60,6 +64,12 @@ class Reference:
         double, count = exact_copy(model), max(BATCHES)  # image by image: float64 takes twice the memory
         exact = torch.cat([double(*(part[i : i + 1].double() for part in inputs)) for i in range(count)])
         self.errors = {batch: relative_error(output, exact[:batch]) for batch, output in self.outputs.items()}
+        worst = max(self.errors.values())
+        if not worst <= MOST_ERROR:
+            raise ValueError(
+                f"the model's own answers in float32 differ from float64 by {worst:.1e} of their size, more than "
+                f"{MOST_ERROR:.0e}: no comparison could tell whether a program is right"
+            )
 
     @torch.no_grad()
     def compare(self, run: Run) -> list[Comparison]:

@@ -74,7 +74,8 @@ class Exporter:
         softmax: whether a classifier's program ends in probabilities in place of logits.
 
     Raises:
-        ValueError: a model of another kind, dtype or device, or `softmax` for one without a classifier.
+        ValueError: a model of another kind, dtype or device, `softmax` for one without a classifier, or a model that
+            cannot be judged because float32 is not enough for it.
     """
 
     def __init__(self, model: nn.Module, *, img_size: tuple[int, int] | None = None, softmax: bool = False) -> None:

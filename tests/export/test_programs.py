@@ -142,6 +142,20 @@ def test_the_bound_follows_the_models_own_error() -> None:
     assert not Comparison(1, 0.0, float("nan"), 1.0).passed
 
 
+class Noisy(nn.Module):
+    """Loses all but three digits in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * x.new_tensor(1e4) + 1e8 - 1e8
+
+
+def test_a_model_that_float32_is_not_enough_for_is_not_judged() -> None:
+    with pytest.raises(ValueError, match="own answers in float32 differ from float64"):
+        Reference(Noisy(), [torch.rand(2, 64)])
+    with pytest.raises(ValueError, match="differ from float64 by nan"):
+        Reference(nn.Identity(), [torch.full((2, 4), float("nan"))])
+
+
 def test_random_images_differ_in_more_than_noise() -> None:
     left, right = random_images(3, (2, 32, 48), count=2)
     assert left.shape == right.shape == (3, 2, 32, 48)
