@@ -49,7 +49,7 @@ def write_weights(model: nn.Module, data: ImageDataModule, folder: Path, *, extr
 @torch.inference_mode()
 def predict_test(model: nn.Module, data: ImageDataModule, *, limit: int | float) -> Predictions:
     """Answers of the test part on the model's device. limit: as TrainerConfig.limit_test_batches."""
-    loader = data.test_dataloader()
+    loader = data.whole_loader("test")
     count = limit if isinstance(limit, int) else max(1, int(limit * len(loader)))
     device = next(model.parameters()).device
     model.eval()
