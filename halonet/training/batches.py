@@ -27,23 +27,21 @@ class BatchPlan:
 def plan_batches(*, global_batch: int, devices: int, largest: int, least_passes: int = 1) -> BatchPlan:
     """The plan of fewest passes whose steps have `global_batch` images, or as near to that as `devices` allows.
 
-    It is met exactly where it is a multiple of `devices`. Else every device takes the nearest whole number of images
-    (the smaller of two as near), at least one, and the learning rate follows linearly (Goyal et al. 2017, arXiv
-    1706.02677): `lr_scale` is the batch there is by the batch that was asked for.
+    It is met exactly where it is a multiple of `devices` and a device's share can be cut into equal passes, at most
+    twice as many as needed. Else every device takes the nearest whole number of images (the smaller of two as near) in
+    the fewest passes, and the learning rate follows linearly (Goyal et al. 2017, arXiv 1706.02677): `lr_scale` is the
+    batch there is by the batch that was asked for.
 
     largest: images a device can take in one pass. least_passes: not fewer passes than that, where there are so many
     images.
     """
     share = max(1, math.ceil(global_batch / devices - 0.5))
     fewest = min(share, max(least_passes, math.ceil(share / largest)))
-    accumulation = next(passes for passes in range(fewest, share + 1) if share % passes == 0)
-    actual = devices * share
-    return BatchPlan(
-        devices=devices,
-        device_batch=share // accumulation,
-        accumulation=accumulation,
-        lr_scale=actual / global_batch,
-    )
+    # Not more: a share with few divisors, as 127, would be cut into single images, which batch norm cannot use.
+    accumulation = next((passes for passes in range(fewest, 2 * fewest + 1) if share % passes == 0), fewest)
+    device_batch = min(largest, max(1, math.ceil(share / accumulation - 0.5)))
+    actual = devices * device_batch * accumulation
+    return BatchPlan(devices, device_batch, accumulation, lr_scale=actual / global_batch)
 
 
 def settled(config: RunConfig, *, devices: int) -> RunConfig:

@@ -1,6 +1,7 @@
 """Batches shared out, how a run was launched, what it cannot be, and how fast it was."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -41,13 +42,16 @@ def load(path: Path) -> dict[str, Any]:
 def test_a_plan(global_batch: int, devices: int, largest: int, least_passes: int) -> None:
     plan = plan_batches(global_batch=global_batch, devices=devices, largest=largest, least_passes=least_passes)
     assert 1 <= plan.device_batch <= largest
-    if global_batch % devices == 0:
-        assert (plan.global_batch, plan.lr_scale) == (global_batch, 1.0)
-    assert abs(plan.global_batch - global_batch) <= max(devices / 2, devices - global_batch)
     assert plan.lr_scale == pytest.approx(plan.global_batch / global_batch)
-    share = plan.device_batch * plan.accumulation
-    fewer = range(min(least_passes, share), plan.accumulation)
-    assert not [passes for passes in fewer if share % passes == 0 and share // passes <= largest]
+    share = max(1, math.ceil(global_batch / devices - 0.5))
+    assert abs(devices * share - global_batch) <= max(devices / 2, devices - global_batch)
+    fewest = min(share, max(least_passes, math.ceil(share / largest)))
+    exact = [passes for passes in range(fewest, 2 * fewest + 1) if share % passes == 0]
+    assert plan.accumulation == (exact[0] if exact else fewest)
+    if exact:
+        assert plan.device_batch * plan.accumulation == share
+        assert plan.lr_scale == 1.0 or global_batch % devices
+    assert abs(plan.device_batch * plan.accumulation - share) <= plan.accumulation / 2
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,7 @@ def test_a_plan(global_batch: int, devices: int, largest: int, least_passes: int
         (4096, 3, 512, 455, 3),  # 1365 each: 4095 in all
         (4096, 1, 100, 64, 64),
         (2, 8, 32, 1, 1),
+        (508, 4, 64, 63, 2),  # 127 each, a prime: 126 in two passes
         (4096, 8, 1000, 512, 1),
     ],
 )
