@@ -20,7 +20,7 @@ import lightning.pytorch as lightning
 import torch
 from torch.distributed.tensor import DTensor
 
-from halonet.training.callbacks import ReseedEveryEpoch
+from halonet.training.callbacks import ReseedEveryBatch
 from halonet.training.config import DataConfig, ModelConfig, OptimConfig, RunConfig, TrainerConfig
 from halonet.training.run import TASKS
 from halonet.training.trainer import keep_steps_whole, limit_threads, make_trainer, settle
@@ -75,7 +75,7 @@ def train(arguments: argparse.Namespace, devices: int, file: Path) -> None:
     parts = TASKS["classification"].build(config)
     record = Record()
     trainer = make_trainer(
-        config.trainer, callbacks=[ReseedEveryEpoch(config.seed), record], logger=False, enable_checkpointing=False
+        config.trainer, callbacks=[ReseedEveryBatch(config.seed), record], logger=False, enable_checkpointing=False
     )
     keep_steps_whole(trainer, parts.data)
     trainer.fit(parts.task, datamodule=parts.data)
