@@ -140,6 +140,11 @@ class ImageDataModule(lightning.LightningDataModule):
             return StreamLoader(dataset, num_workers=wanted, epoch=None)
         return self._loader(dataset, rank=rank, world=world)
 
+    @property
+    def world_size(self) -> int:
+        """Processes that share the parts out."""
+        return self._place()[1]
+
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 

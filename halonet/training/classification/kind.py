@@ -108,7 +108,7 @@ class Classification(TaskKind):
         assert isinstance(parts.data, ImageDataModule)
         write_weights(parts.model, parts.data, folder, extra=extra)
         # The test has answered already, in the part's order unless it is a stream or shared out between processes.
-        ordered = isinstance(parts.data.dataset("test"), ImageDataset) and parts.task.trainer.world_size == 1
+        ordered = isinstance(parts.data.dataset("test"), ImageDataset) and parts.data.world_size == 1
         if parts.task.answered and ordered:
             predictions = joined(parts.task.answered)
         else:
