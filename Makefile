@@ -29,7 +29,7 @@ $(VENV)/.train-is-set-up: $(SETUP_INPUTS)
 	@touch $@
 
 $(VENV)/.dev-is-set-up: $(SETUP_INPUTS)
-	@scripts/setup.sh $(VENV) cpu,train,data,export,dev
+	@scripts/setup.sh $(VENV) cpu,train,detection,data,export,dev
 	@touch $@ $(VENV)/.train-is-set-up
 
 setup: $(VENV)/.train-is-set-up

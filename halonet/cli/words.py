@@ -12,6 +12,7 @@ EXTRAS = {
         ("jsonargparse", "lightning", "matplotlib", "rich", "sklearn", "tensorboard", "torchmetrics", "yaml"), "train"
     ),
     **dict.fromkeys(("datasets", "webdataset"), "data"),
+    "pycocotools": "detection",
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
 }
 
