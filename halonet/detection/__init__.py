@@ -1,0 +1,11 @@
+"""Object detection and instance segmentation: torchvision's detectors on any backbone.
+
+What a detector is, is data (`config`), its rows are `rows`; `build` puts backbone and pyramid (`backbone`), norms
+(`norms`) and heads (`heads`) together; `checkpoints` saves, loads and converts weights.
+"""
+
+from halonet.detection.build import create_detector
+from halonet.detection.config import DetectorConfig
+from halonet.detection.rows import DETECTORS, detector_config, list_detectors
+
+__all__ = ["DETECTORS", "DetectorConfig", "create_detector", "detector_config", "list_detectors"]
