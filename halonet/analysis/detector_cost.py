@@ -94,7 +94,7 @@ def detector_cost(
         One multiply-accumulate is 1; counted are convolutions, linear layers and the products of attention.
 
     Raises:
-        ValueError: an unknown name, a model that is no detector of torchvision's kinds, or a number that is not positive.
+        ValueError: an unknown name, a model that is no detector of torchvision's kinds, or a size that is not positive.
     """
     _check_positive(image_size, proposals=proposals, detections=detections)
     if isinstance(model_or_name, str):
