@@ -5,7 +5,25 @@ What a detector is, is data (`config`), its rows are `rows`; `build` puts backbo
 """
 
 from halonet.detection.build import create_detector
+from halonet.detection.checkpoints import (
+    convert_torchvision,
+    init_backbone,
+    load_detector,
+    load_detector_weights,
+    save_detector,
+)
 from halonet.detection.config import DetectorConfig
 from halonet.detection.rows import DETECTORS, detector_config, list_detectors
 
-__all__ = ["DETECTORS", "DetectorConfig", "create_detector", "detector_config", "list_detectors"]
+__all__ = [
+    "DETECTORS",
+    "DetectorConfig",
+    "convert_torchvision",
+    "create_detector",
+    "detector_config",
+    "init_backbone",
+    "list_detectors",
+    "load_detector",
+    "load_detector_weights",
+    "save_detector",
+]
