@@ -132,16 +132,22 @@ def bench_parser() -> argparse.ArgumentParser:
         "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
         "vil: Vision Longformer's layer on growing maps, its figures 5 to 7; "
         "factorized: factorized beside non-local attention on growing maps; "
-        "loader: reading and augmenting images; model: whole models"
+        "loader: reading and augmenting images; model: whole models; "
+        "detection: backbones and whole detectors beside torchvision's, and the memory of their attention"
     )
-    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized", "loader")
+    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized", "loader", "detection")
     parser.add_argument("kind", choices=choices, help=kinds)
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="of timm's registry; model: NAME@PIXELS:BACKEND too; detection: rows",
     )
     parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
-    parser.add_argument("--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps")
-    parser.add_argument("--batch", type=positive, help="images (default 4; loader: 64)")
+    parser.add_argument(
+        "--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps; detection: of images"
+    )
+    parser.add_argument("--batch", type=positive, help="images (default 4; loader: 64, detection: 1)")
     parser.add_argument("--rounds", type=positive, default=7, help="of timing (default 7)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="loader: a data set (default: generated images)")
     parser.add_argument(
@@ -150,7 +156,9 @@ def bench_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=positive, help="of a CPU (default: torch's)")
-    limit = "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most"
+    limit = (
+        "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most; detection: 4"
+    )
     parser.add_argument("--limit", type=positive, metavar="GIB", help=limit)
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
