@@ -143,7 +143,9 @@ def bench_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="of timm's registry; model: NAME@PIXELS:BACKEND too; detection: rows",
     )
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other, or of detection"
+    )
     parser.add_argument(
         "--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps; detection: of images"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -39,7 +39,8 @@ SIDES = (256,)
 MEMORY_SIDES = (1024, 1280)
 MEMORY_PEERS = ("halonet", "sdpa", "reference")
 BATCH, OBJECTS = 1, 5
-BACKBONE, INFERENCE, TRAINING = "backbone", "inference", "training step"
+BACKBONE, INFERENCE, TRAINING, MEMORY = PARTS = ("backbone", "inference", "training", "memory")
+CHECKED = 36  # side of the map on which attention is checked, with two blocks of 32
 CLOSE = 1e-4  # of the largest value of an output: what two ways of adding up the same numbers may differ by
 # Bytes that the reference needs for each query, key and head, forward and backward: logits, weights and gradients.
 _BYTES_A_PAIR = 32
@@ -64,6 +65,7 @@ def detector_table(
     dtype: torch.dtype,
     device: str,
     rounds: int,
+    parts: Sequence[str] = PARTS,
     limit_gib: float | None = None,
 ) -> dict[str, Any]:
     """Times and peak memory on square images, printed as they come; ratios are to the first of each group.
@@ -77,33 +79,39 @@ def detector_table(
         sides: of the images in pixels.
         rows: of DETECTORS, Mask R-CNNs, that stand beside torchvision's.
         dtype: of autocast; float32 for none.
+        parts: of PARTS, what is measured.
         limit_gib: memory that an attention layer at 1024 and 1280 pixels may need by a rough estimate; 4 if None.
 
     Returns:
-        "setting"; "entries", one a side with rows of "backbone", "inference" and "training step"; "memory", a list of
+        "setting"; "entries", one a side with rows of "backbone", "inference" and "training"; "memory", a list of
         calls with the peak of each peer in MiB, forward and with backward.
 
     Raises:
-        ValueError: a row that there is not or that is no Mask R-CNN, or a device that is not there.
+        ValueError: a row that there is not or that is no Mask R-CNN, an unknown part, or a device that is not there.
         SystemExit: something else is computed; nothing is timed.
     """
     for name in rows:
         if name not in DETECTORS or DETECTORS[name].kind != "maskrcnn":
             raise ValueError(f"models must be Mask R-CNNs of list_detectors(), got {name!r}")
+    for part in parts:
+        if part not in PARTS:
+            raise ValueError(f"peers must be among {', '.join(PARTS)}, got {part!r}")
     on = device_of(device)
     told = {"torchvision": version("torchvision"), "detections": "100 an image", "objects": f"{OBJECTS} an image"}
     setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
     print_setting(setting)
-    calls = {name: attention_of(name, side) for side in (*sides, *MEMORY_SIDES) for name in rows}
     check_parity(min(sides), on)
-    _check_attention([shape for shapes in calls.values() for shape in shapes], dtype, on)
-    entries = []
+    pictures = (*sides, *(MEMORY_SIDES if MEMORY in parts else ()))
+    _check_attention([shape for name in rows for side in pictures for shape in attention_of(name, side)], dtype, on)
+    entries, memory = [], []
     with memory_meter(on) as meter:
         shared = _Setting(batch, dtype, on, rounds, meter)
         for side in sides:
             print(f"\nimages of {side} x {side}")
-            entries.append({"side": side, **{kind: _times(kind, rows, side, shared) for kind in _MAKERS}})
-        memory = attention_memory(rows, shared, limit_gib=4.0 if limit_gib is None else limit_gib)
+            kinds = [kind for kind in _MAKERS if kind in parts]
+            entries.append({"side": side, **{kind: _times(kind, rows, side, shared) for kind in kinds}})
+        if MEMORY in parts:
+            memory = attention_memory(rows, shared, limit_gib=4.0 if limit_gib is None else limit_gib)
     return {"setting": setting, "entries": entries, "memory": memory}
 
 
@@ -159,15 +167,14 @@ def check_parity(side: int, device: torch.device) -> float:
 
 
 def _check_attention(shapes: Sequence[OpShape], dtype: torch.dtype, device: torch.device) -> None:
-    """Every call held to the reference, output and gradients, on a part of its map where it is local."""
+    """Every call held to the reference, output and gradients, on a map of CHECKED pixels at most."""
     seen: set[str] = set()
     for shape in shapes:
         part = str(shape).partition(": ")[2]
-        # A global map is checked as a smaller one: all of 80 x 80 in float64 takes too long.
-        side = min(shape.height, 24)
-        small = OpShape(**{**vars(shape), "height": side, "width": side}) if shape.is_global else shape
-        if shape.is_global:
-            small = OpShape(**{**vars(small), "block_size": (side, side)})
+        # All of a map of 80 x 80 in float64 takes too long.
+        sizes = {"height": min(shape.height, CHECKED), "width": min(shape.width, CHECKED)}
+        whole = {"block_size": (sizes["height"], sizes["width"])} if shape.is_global else {}
+        small = replace(shape, **sizes, **whole)  # type: ignore[arg-type]
         if part not in seen:
             check("halonet", PEERS["halonet"], small, MODES[1], dtype=dtype, device=device)
         seen.add(part)

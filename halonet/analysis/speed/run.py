@@ -88,7 +88,8 @@ def run(
 
         common["batch"] = images or detection.BATCH
         rows = models or detection.ROWS
-        report = detection.detector_table(sides or detection.SIDES, rows=rows, limit_gib=limit, **common)
+        common |= {"parts": peers or detection.PARTS, "limit_gib": limit}
+        report = detection.detector_table(sides or detection.SIDES, rows=rows, **common)
     else:
         report = model_table(models or MODELS, compiled=compile, **common)
     write_report(report, json)
