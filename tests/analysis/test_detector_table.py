@@ -123,7 +123,7 @@ def test_calls_of_a_row_at_a_size() -> None:
     }
     assert table.attention_of("maskrcnn_resnet50_1024", 512) == []
     # 4096 queries of as many keys in four heads.
-    assert table.estimate(whole[0]) == 32 * 4096**2 * 4
+    assert table.estimate(whole[0]) == 16 * 4096**2 * 4
 
 
 @pytest.mark.parametrize(

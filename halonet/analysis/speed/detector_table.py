@@ -42,8 +42,8 @@ BATCH, OBJECTS = 1, 5
 BACKBONE, INFERENCE, TRAINING, MEMORY = PARTS = ("backbone", "inference", "training", "memory")
 CHECKED = 36  # side of the map on which attention is checked, with two blocks of 32
 CLOSE = 1e-4  # of the largest value of an output: what two ways of adding up the same numbers may differ by
-# Bytes that the reference needs for each query, key and head, forward and backward: logits, weights and gradients.
-_BYTES_A_PAIR = 32
+# Bytes that the reference needs for each query, key and head, forward and backward, as measured, rounded up.
+_BYTES_A_PAIR = 16
 
 
 @dataclass(frozen=True)
