@@ -76,7 +76,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         return create_detector(NANO, min_size=side, max_size=side, box_score_thresh=0.0, **few)
 
     monkeypatch.setattr(table, "detector_of", nano)
-    monkeypatch.setattr(table, "convert_torchvision", dict)
     monkeypatch.setattr(table, "memory_meter", _no_meter)
     monkeypatch.setattr(table, "MEMORY_SIDES", (128,))
     backbone = table._MAKERS["backbone"]
@@ -106,8 +105,15 @@ def test_the_bench_measures_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
 @pytest.mark.usefixtures("small")
 def test_nothing_is_timed_where_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table.check_parity(64, CPU) == 0
-    shifted = {"roi_heads.box_predictor.cls_score.bias": torch.randn(91)}
-    monkeypatch.setattr(table, "convert_torchvision", lambda state: {**state, **shifted})
+    nano = table.detector_of
+
+    def other(name: str, side: int) -> torch.nn.Module:
+        detector = nano(name, side)
+        if name == table.SAME:
+            torch.nn.init.normal_(detector.roi_heads.box_predictor.cls_score.bias)
+        return detector
+
+    monkeypatch.setattr(table, "detector_of", other)
     with pytest.raises(SystemExit, match="nothing is timed"):
         table.check_parity(64, CPU)
 
