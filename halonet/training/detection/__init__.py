@@ -1,0 +1,1 @@
+"""Detection: the objects of an image, with boxes and masks."""
