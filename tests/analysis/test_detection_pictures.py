@@ -138,7 +138,7 @@ def test_labels_stay_inside(corner: tuple[float, float], size: tuple[int, int], 
 
 
 def test_a_label_has_all_its_ground_in_the_corner() -> None:
-    """A box at the right border, label inside: as many pixels of its ground as in the middle, less what letters take."""
+    """At the right border the label moves to the left: as many pixels of its ground are seen as in the middle."""
     grounds = []
     for box in ((60, 40, 80, 60), (150, 40, 160, 60)):
         drawn = draw_detections(GREY, [box], [1], [0.5], names=["triangle"])

@@ -155,9 +155,9 @@ def test_a_masks_size_is_its_own_not_its_boxs() -> None:
 def test_what_lies_in_a_crowd_is_no_false_alarm(iscrowd: int, ap: float) -> None:
     """Two detections (0.9, 0.8) inside a 200x100 region and one on the object (0.7).
 
-    A crowd's overlap is the share of the detection inside it: 1 here, so both are passed over and the object is all that
-    counts: 1. Were the region an object, their IoU with it (30^2 of 200 * 100) would make them false alarms: one of two
-    objects is found, after two false alarms: precision 1/3 at recalls 0 to 0.5, which are 51 of 101.
+    A crowd's overlap is the share of the detection inside it: 1 here, so both are passed over and the object is all
+    that counts: 1. Were the region an object, their IoU with it (30^2 of 200 * 100) would make them false alarms: one
+    of two objects is found, after two false alarms: precision 1/3 at recalls 0 to 0.5, which are 51 of 101.
     """
     truth = truth_of((1, (10, 10, 200, 100)), (1, (20, 180, 100, 100)))
     before, inside = 10 * SIZE[0] + 10, 200
