@@ -54,8 +54,8 @@ def create_detector(
         and `model_arguments` what builds it again.
 
     Raises:
-        ValueError: an unknown kind, row, backbone or option, with the nearest right names; fewer than 2 classes; a value
-            out of its range; or a backbone without a map of stride 4, 8, 16 or 32.
+        ValueError: an unknown kind, row, backbone or option, with the nearest right names; fewer than 2 classes; a
+            value out of its range; or a backbone without a map of stride 4, 8, 16 or 32.
     """
     name = kind if backbone is None else f"{kind}/{backbone}"
     if num_classes is not None:
@@ -64,7 +64,8 @@ def create_detector(
     pyramid = make_backbone(config)
     model = _retina_net(config, pyramid) if config.kind == "retinanet" else _r_cnn(config, pyramid)
     prepare_norms(model, config)
-    model.model_name, model.config, model.model_arguments = name, config, options
+    arguments = {**options, "num_classes": config.num_classes}
+    model.model_name, model.config, model.model_arguments = name, config, arguments
     return model
 
 

@@ -40,8 +40,9 @@ class LevelTower(nn.Module):
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """(B, C, H, W) of each level -> the same shapes."""
         outputs = []
-        for x, norms in zip(levels, self.norms, strict=True):
-            for conv, norm in zip(self.convs, norms, strict=True):  # type: ignore[arg-type]
+        norms_of_levels: Any = self.norms
+        for x, norms in zip(levels, norms_of_levels, strict=True):
+            for conv, norm in zip(self.convs, norms, strict=True):
                 x = F.relu(norm(conv(x)))
             outputs.append(x)
         return outputs

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Any
+
 from timm.layers import freeze_batch_norm_2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,14 +25,14 @@ def prepare_norms(model: nn.Module, config: DetectorConfig) -> None:
     Raises:
         ValueError: frozen_stages of a backbone whose parts are not known, or more than it has.
     """
-    body = model.backbone.backbone  # type: ignore[union-attr]
+    body: Any = model.backbone.backbone  # type: ignore[union-attr]
     if config.norm == "batch":
         for module in model.modules():
             if isinstance(module, _BatchNorm):
                 module.eps, module.momentum = config.norm_eps, 1 - config.norm_momentum
     if config.norm == "frozen":
         freeze_norms(body, eps=config.norm_eps)
-    for part in first_parts(body, config.frozen_stages):  # type: ignore[arg-type]
+    for part in first_parts(body, config.frozen_stages):
         part.requires_grad_(False)
         freeze_norms(part, eps=None if config.norm == "none" else config.norm_eps)
 
@@ -48,7 +51,7 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
     for name, child in module.named_children():
         if _INSERTED in name:
             continue
-        frozen = freeze_batch_norm_2d(child) if isinstance(child, _BatchNorm) else child
+        frozen: Any = freeze_batch_norm_2d(child) if isinstance(child, _BatchNorm) else child
         if frozen is child:
             freeze_norms(child, eps=eps)
             continue
@@ -58,28 +61,21 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
         setattr(module, name, frozen)
 
 
-def first_parts(body: nn.Module, count: int) -> list[nn.Module]:
+def first_parts(body: Any, count: int) -> list[nn.Module]:
     """The parts of a `features_only` backbone up to the one that `frozen_stages` = `count` names."""
     if not count:
         return []
-    info = body.feature_info
-    if hasattr(body, "model"):  # all of a network, whose maps are collected inside: ours are the transformers
+    children = dict(body.named_children())
+    if "model" in children:  # a network as it is, whose maps are collected inside: ours are the transformers
         stages = list(getattr(body.model, "stages", ()))
-        if not stages or not hasattr(stages[0], "embedding"):
-            raise ValueError("frozen_stages must be 0 for a backbone whose parts are not in a row")
-        parts, limit = [stages[0].embedding, *stages[: count - 1]], len(stages) + 1
+        ends = [[stages[0].embedding], *([stage] for stage in stages)] if hasattr(stages[0], "embedding") else []
     else:
-        children = list(body.named_children())
-        ends = [name.replace(".", "_") for name in info.module_name()]  # type: ignore[operator, union-attr]
-        if info.reduction()[0] < 4:  # type: ignore[operator, union-attr]
-            limit = len(ends)
-        else:  # what stands before the first stage is no map of its own
-            ends, limit = ["", *ends], len(ends) + 1
-        names = [name for name, _ in children]
-        stop = 0 if not ends[min(count, limit) - 1] else names.index(ends[min(count, limit) - 1]) + 1
-        if count == 1 and not stop:
-            stop = names.index(ends[1])
-        parts = [child for _, child in children[:stop]]
-    if count > limit:
-        raise ValueError(f"frozen_stages must be from 0 to {limit} for this backbone, got {count}")
-    return parts
+        names = list(children)
+        last = [name.replace(".", "_") for name in body.feature_info.module_name()]
+        if last[0].startswith(("stage", "layers")):  # what stands before the first stage is no map of its own
+            last.insert(0, names[names.index(last[0]) - 1])
+        stops = [0, *(names.index(name) + 1 if name in names else 0 for name in last)]
+        ends = [[children[name] for name in names[a:b]] for a, b in pairwise(stops)]
+    if count > len(ends):
+        raise ValueError(f"frozen_stages must be from 0 to {len(ends)} for this backbone, got {count}")
+    return [part for parts in ends[:count] for part in parts]

@@ -69,8 +69,8 @@ class PyramidConfig(InsertedAttention):
 class FeaturePyramid(nn.Module):
     """Backbone and pyramid: (B, 3, H, W) -> {"fpn1": (B, channels, H/4, W/4), "fpn2": ..., ...}, finest first.
 
-    Lin et al.'s pyramid on maps of a backbone, further levels on top of it, and attention after levels. A level is named
-    by its stride: fpn1 has 4, fpn2 has 8 and so on. It is what detectors of torchvision take as a backbone:
+    Lin et al.'s pyramid on maps of a backbone, further levels on top of it, and attention after levels. A level's name
+    tells its stride: fpn1 has 4, fpn2 has 8 and so on. It is what detectors of torchvision take as a backbone:
     `out_channels` says the channels.
 
     Args:
@@ -81,7 +81,12 @@ class FeaturePyramid(nn.Module):
         extra_blocks: what makes them; every second pixel of the level below if None.
         attention: layers by the name of the level that they follow.
         norm_layer: of the norms after the pyramid's convolutions; none, and biases, if None.
+
+    Raises:
+        ValueError: attention after a level that there is not.
     """
+
+    config: PyramidConfig | None = None  # of `create_pyramid`
 
     def __init__(
         self,
@@ -192,4 +197,6 @@ def create_pyramid(name: str, *, backbone_options: Mapping[str, Any] | None = No
     options: dict[str, Any] = {**config.backbone_options, **(backbone_options or {})}
     backbone = create_model(config.backbone, features_only=True, out_indices=(-4, -3, -2, -1), **options)
     attention = {f"fpn{level}": config.make_attention(config.channels) for level in config.levels}
-    return FeaturePyramid(backbone, indices=range(4), channels=config.channels, attention=attention)
+    pyramid = FeaturePyramid(backbone, indices=range(4), channels=config.channels, attention=attention)
+    pyramid.config = config
+    return pyramid

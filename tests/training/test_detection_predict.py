@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from halonet.analysis.detection_pictures import class_colour
-from halonet.detection import judge_results
+from halonet.data.coco import draw_scene
+from halonet.detection import coco_results, create_detector, judge_results, load_detector, save_detector
 from halonet.training.detection import predict as predicting
 from tests.training.conftest import error_line, run
 
@@ -211,3 +212,22 @@ def test_weights_that_do_not_name_what_they_find(
         else "outputs: expected labels 1 to 1 in image 1, got 2"
     )
     assert expected in said
+
+
+def test_a_detector_from_its_file(capsys: Capture) -> None:
+    """An untrained one on a drawn scene: the results are those of its own answer to the picture."""
+    torch.manual_seed(0)
+    options = {"detections_per_img": 5, "rpn_pre_nms_top_n_test": 50, "rpn_post_nms_top_n_test": 20}
+    model = create_detector("maskrcnn_halo_nano_128", num_classes=3, **options)
+    save_detector(model, "weights.safetensors", metadata={"categories": json.dumps(CATEGORIES)})
+    image = draw_scene(0, 0).image
+    Image.fromarray(image).save("scene.png")
+    assert run("predict", "scene.png", "--weights", "weights.safetensors", "--device", "cpu", "--json") == 0
+    (told,) = json.loads(capsys.readouterr().out)
+    loaded, _ = load_detector("weights.safetensors")
+    with torch.inference_mode():
+        outputs = loaded.eval()([torch.from_numpy(image).permute(2, 0, 1) / 255])
+    expected = coco_results(outputs, [1], category_ids=[3, 8])
+    assert json.loads(Path("detections.json").read_text()) == expected
+    assert len(told["objects"]) == len(expected) > 0
+    assert np.asarray(Image.open("scene_detections.png")).shape == (384, 384, 3)

@@ -13,8 +13,7 @@ from PIL import Image
 
 from halonet.analysis.detection_pictures import draw_detections, enlargement
 from halonet.data import read_image
-from halonet.detection import coco_results
-from halonet.detection.checkpoints import load_detector
+from halonet.detection import coco_results, load_detector
 from halonet.files import replacing
 from halonet.training.classification.predict import place_model
 
