@@ -112,6 +112,10 @@ def test_models_of_a_task(capsys: Capture) -> None:
     assert main(["models", "--task", "stereo", "*nano"]) == 0
     assert capsys.readouterr().out.split() == ["fa_psmnet_nano", "nl_psmnet_nano", "psmnet_nano"]
     assert "no stereo model matches 'halonet*'" in error_line(capsys, "models", "--task", "stereo", "halonet*")
+    assert main(["models", "--task", "detection", "maskrcnn_halo_nano*"]) == 0
+    assert "maskrcnn_halo_nano_128" in capsys.readouterr().out.split()
+    wrong = error_line(capsys, "models", "--task", "detection", "maskrcn_halo_nano_128")
+    assert "no detection model matches 'maskrcn_halo_nano_128', did you mean maskrcnn_halo_nano_128" in wrong
 
 
 @pytest.mark.parametrize(
