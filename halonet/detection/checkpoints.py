@@ -1,4 +1,4 @@
-"""Weights of detectors: their files, backbones begun from trained classifiers, and torchvision's detectors by our names."""
+"""Weights of detectors: their files, backbones begun from trained classifiers, and torchvision's by our names."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TASK = "detection"
 # Layers whose size is the number of classes.
 _OF_CLASSES = re.compile(r"\.(cls_score|box_predictor\.bbox_pred|mask_fcn_logits|classification_head\.cls_logits)\.")
 # Of a classifier, what no detector has a place for: its head, and convolutions that attention has replaced.
-_UNUSED = re.compile(r"^(head|fc|final_conv|norm|classifier)\.|\.slot\.|\.squeeze_excite\.")
+_UNUSED = re.compile(r"^(head|fc|final_conv|norm|classifier|conv_head|bn2)\b|\.slot\.|\.squeeze_excite\.")
 _BACKBONE = "backbone.backbone."
 
 
@@ -120,8 +120,8 @@ def init_backbone(model: nn.Module, weights: Mapping[str, Tensor] | str | PathLi
 
     Takes the weights of a model of ours, also of one with other attention in some layers, and for residual backbones
     those of a ResNet of torchvision or timm: layers that replace a convolution, or are inserted, stay as initialized
-    (BoTNet, footnote 6). Position tables of another length are interpolated: Vision Longformer's biases bilinearly, from
-    the full attention of its last stages too (section 4.3), HaloNet's and BoTNet's tables linearly.
+    (BoTNet, footnote 6). Position tables of another length are interpolated: Vision Longformer's biases bilinearly,
+    those of full attention in its last stages too (section 4.3), HaloNet's and BoTNet's tables linearly.
 
     Args:
         model: of `create_detector`.
@@ -178,8 +178,8 @@ _TORCHVISION = (
 def convert_torchvision(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of torchvision's Faster R-CNN, Mask R-CNN or RetinaNet on a ResNet with a pyramid, as one of ours.
 
-    Takes what its models of today write and the older layout of its published files. Those of fasterrcnn_, maskrcnn_ and
-    retinanet_resnet50_fpn were trained with an epsilon of 0 in the frozen norms, as torchvision sets it when it loads
+    Takes what its models of today write and the older layout of its published files. Those of fasterrcnn_, maskrcnn_
+    and retinanet_resnet50_fpn are meant for an epsilon of 0 in the frozen norms, which torchvision sets when it loads
     them: load them into "maskrcnn_resnet50_torchvision" and its kin with `norm_eps=0.0`.
 
     Args:
