@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
     "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
-    "data": Command("what a data set holds, and the same as shards", data),
+    "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),
     "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
 }

@@ -137,7 +137,7 @@ class _Look:
                 category = read_category(entry)
             except WrongEntryError as error:
                 self.note(error.kind, f"category {_id_of(entry, number)}: {error}")
-                self.wrong_categories.add(_key(entry, "id"))
+                self.wrong_categories |= {_key(entry, "id")} - {None}
                 continue
             if category.id in self.categories:
                 self.note("duplicate_category", f"category {category.id} ({category.name}) was listed before")
@@ -152,7 +152,7 @@ class _Look:
                 image = read_image_entry(entry)
             except WrongEntryError as error:
                 self.note(error.kind, f"image {_id_of(entry, number)}: {error}", image_id=key)
-                self.wrong_images.add(key)
+                self.wrong_images |= {key} - {None}
                 continue
             if image["id"] in self.images or key in self.wrong_images:
                 self.note("duplicate_image", f"{image['file_name']} has the id of another image", image_id=key)
@@ -167,22 +167,25 @@ class _Look:
         self.has_masks = any(isinstance(entry, dict) and entry.get("segmentation") for entry in entries)
         seen: set[int] = set()
         for number, entry in enumerate(entries):
-            key, image_id = _key(entry, "id"), _key(entry, "image_id")
-            if image_id is not None and image_id in self.wrong_images:
-                continue
-            if _key(entry, "category_id") is not None and _key(entry, "category_id") in self.wrong_categories:
+            if self._is_lost(entry):
                 continue
             try:
                 annotation, beyond = read_annotation(
                     entry, images=self.images, categories=self.categories, seen=seen, has_masks=self.has_masks
                 )
             except WrongEntryError as error:
+                key = _key(entry, "id")
                 text = str(error) if key is not None else f"annotation {_id_of(entry, number)}: {error}"
-                self.note(error.kind, text, annotation_id=key, image_id=image_id)
+                self.note(error.kind, text, annotation_id=key, image_id=_key(entry, "image_id"))
                 continue
             if beyond:
-                self.note("box_beyond", beyond, annotation_id=key, image_id=image_id)
+                self.note("box_beyond", beyond, annotation_id=annotation["id"], image_id=annotation["image_id"])
             self.annotations[annotation["image_id"]].append(annotation)
+
+    def _is_lost(self, entry: Any) -> bool:
+        """Whether an annotation is of an image or category that is listed but wrong."""
+        of_image = bool(self.wrong_images) and _key(entry, "image_id") in self.wrong_images
+        return of_image or (bool(self.wrong_categories) and _key(entry, "category_id") in self.wrong_categories)
 
 
 class _Listing:

@@ -114,14 +114,18 @@ def _read_box(box: Any, *, height: int, width: int) -> tuple[list[float], str]:
     if wide <= 0 or high <= 0:
         raise WrongEntryError("box_empty", f"bbox: expected a width and height above 0, got {_short(box)}")
     right, bottom = left + wide, top + high
-    told = f"{_short(box)} (left, top, width, height) in an image {width} wide and {height} high"
     if left >= width or top >= height or right <= 0 or bottom <= 0:
-        raise WrongEntryError("box_outside", f"bbox: {told}")
+        raise WrongEntryError("box_outside", _told(box, height=height, width=width))
     most = max(-left, -top, right - width, bottom - height)
     if most <= _TOLERATED:
         return box, ""
     left, top = max(left, 0), max(top, 0)
-    return [left, top, min(right, width) - left, min(bottom, height) - top], f"bbox: {told}, {most:g} pixels beyond it"
+    clipped = [left, top, min(right, width) - left, min(bottom, height) - top]
+    return clipped, f"{_told(box, height=height, width=width)}, {most:g} pixels beyond it"
+
+
+def _told(box: list[float], *, height: int, width: int) -> str:
+    return f"bbox: {_short(box)} (left, top, width, height) in an image {width} wide and {height} high"
 
 
 def _need(entry: Any, names: tuple[str, ...]) -> None:
