@@ -37,9 +37,12 @@ def test_the_options_are_these() -> None:
         data.cutmix data.repeats
         stereo.dataset stereo.render stereo.crop_size stereo.drawn_size stereo.drawn_pairs stereo.drawn_disparity
         stereo.loss_weights
-        optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
-        optim.drop_epochs optim.drop_ratio optim.label_smoothing optim.global_batch optim.ema_decay
-        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.sync_batchnorm
+        detection.dataset detection.annotations detection.images detection.scale_jitter detection.crop_size
+        detection.flip detection.drawn_size detection.drawn_images detection.backbone_weights detection.max_bad
+        optim.name optim.lr optim.momentum optim.nesterov optim.weight_decay
+        optim.warmup_epochs optim.warmup_steps optim.warmup_start optim.final_lr_ratio
+        optim.drop_epochs optim.drop_steps optim.drop_ratio optim.label_smoothing optim.global_batch optim.ema_decay
+        trainer.max_epochs trainer.max_steps trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.sync_batchnorm
         trainer.compile trainer.threads
         trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
         trainer.limit_val_batches trainer.limit_test_batches trainer.save_every_steps

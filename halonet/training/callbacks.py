@@ -13,6 +13,7 @@ import lightning.pytorch as lightning
 import torch
 
 from halonet.analysis.score import Score
+from halonet.training.length import length_of
 from halonet.training.throughput import FIGURES
 
 Batch = Any
@@ -100,8 +101,8 @@ class Speak(lightning.Callback):
             TimeRemainingColumn(),
             transient=True,
         )
-        batches = trainer.num_training_batches  # infinite for a stream that does not tell
-        total = None if batches == float("inf") else int(batches) * (trainer.max_epochs or 1)
+        told = trainer.num_training_batches != float("inf")  # infinite for a stream that does not tell
+        total = _batches_in_all(trainer) if told else None
         done = trainer.fit_loop.total_batch_idx + 1
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._task = self._progress.add_task(epoch, total=total, completed=done)
@@ -149,6 +150,13 @@ class Speak(lightning.Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _batches_in_all(trainer: lightning.Trainer) -> int:
+    length = length_of(trainer)
+    if length.by_steps:
+        return length.steps * trainer.accumulate_grad_batches
+    return int(trainer.num_training_batches) * (trainer.max_epochs or 1)
 
 
 def voices(history: History, *, progress: str) -> list[lightning.Callback]:
