@@ -2,7 +2,7 @@
 only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -230,6 +230,14 @@ class RunConfig:
                 for name, value in values.items()
                 if name in known
             }
+        )
+
+    def from_nothing(self) -> "RunConfig":
+        """The same without the files that weights start from: a checkpoint has all weights, and they may be gone."""
+        return replace(
+            self,
+            model=replace(self.model, weights=None),
+            detection=replace(self.detection, backbone_weights=None),
         )
 
     def to_dict(self) -> dict[str, Any]:

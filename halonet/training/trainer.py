@@ -133,7 +133,9 @@ def settle(config: RunConfig) -> RunConfig:
 def prepare(model: nn.Module, config: RunConfig) -> None:
     """What is set on a network before it trains. Raises ValueError where the network cannot."""
     if config.model.grad_checkpointing:
-        enable: Any = getattr(model, "set_grad_checkpointing", None)
+        # Of a detector it is the backbone that can.
+        able = (part for part in model.modules() if hasattr(part, "set_grad_checkpointing"))
+        enable: Any = getattr(next(able, None), "set_grad_checkpointing", None)
         if enable is None:
             raise ValueError(f"model.grad_checkpointing: {config.model.name} cannot compute its blocks again")
         enable()
@@ -164,12 +166,17 @@ class Compiled(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
-            model: Any = pl_module.model
-            model.compile()
+            part: Any = _compiled_part(pl_module)
+            part.compile()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        model: Any = pl_module.model
-        model._compiled_call_impl = None
+        part: Any = _compiled_part(pl_module)
+        part._compiled_call_impl = None
+
+
+def _compiled_part(task: Any) -> nn.Module:
+    part: nn.Module = getattr(task, "compiled_part", task.model)
+    return part
 
 
 def keep_steps_whole(trainer: lightning.Trainer, data: lightning.LightningDataModule) -> None:
