@@ -1,6 +1,25 @@
-"""Detection beside the model: answers as COCO's results, and their average precision."""
+"""Object detection and instance segmentation: torchvision's detectors on any backbone.
 
+What a detector is, is data (`config`), its rows are `rows`; `build` puts backbone and pyramid (`backbone`), norms
+(`norms`) and heads (`heads`) together; `checkpoints` saves, loads and converts weights. Answers as COCO's results are
+`results`, their average precision `evaluation`.
+"""
+
+from halonet.detection.build import create_detector
+from halonet.detection.config import DetectorConfig
 from halonet.detection.evaluation import Evaluation, evaluate_results, judge_results
 from halonet.detection.results import coco_results, gather_results
+from halonet.detection.rows import DETECTORS, detector_config, list_detectors
 
-__all__ = ["Evaluation", "coco_results", "evaluate_results", "gather_results", "judge_results"]
+__all__ = [
+    "DETECTORS",
+    "DetectorConfig",
+    "Evaluation",
+    "coco_results",
+    "create_detector",
+    "detector_config",
+    "evaluate_results",
+    "gather_results",
+    "judge_results",
+    "list_detectors",
+]
