@@ -59,8 +59,9 @@ def judge_results(
 ) -> Evaluation:
     """Average precision and recall as COCO defines them, computed by pycocotools without files and without a word.
 
-    Small is an area below 32^2 pixels, medium up to 96^2, large above: of an object the `area` of its annotation, of a
-    detection that matches none the box's area for boxes and the mask's for masks. Neither argument is changed.
+    Small is an area up to 32^2 pixels, medium from there to 96^2, large from there on: of an object the `area` of its
+    annotation, of a detection that matches none the box's area for boxes and the mask's for masks. Neither argument is
+    changed.
 
     Args:
         ground_truth: COCO's instances form: "images" (each with "id", and for masks "height" and "width"),

@@ -80,13 +80,6 @@ def encode_mask(mask: Tensor) -> dict[str, Any]:
     return {"size": [int(side) for side in encoded["size"]], "counts": encoded["counts"].decode("ascii")}
 
 
-def decode_mask(segmentation: Mapping[str, Any]) -> Tensor:
-    """COCO's compressed run lengths -> (H, W) uint8 of zeros and ones."""
-    from pycocotools import mask as coco_mask
-
-    return torch.from_numpy(coco_mask.decode(dict(segmentation)))
-
-
 def gather_results(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results of all processes, in every one of them: each image once, in rising order of `image_id`.
 
