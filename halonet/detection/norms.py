@@ -51,7 +51,7 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
     for name, child in module.named_children():
         if _INSERTED in name:
             continue
-        frozen = freeze_batch_norm_2d(child) if isinstance(child, _BatchNorm) else child
+        frozen: Any = freeze_batch_norm_2d(child) if isinstance(child, _BatchNorm) else child
         if frozen is child:
             freeze_norms(child, eps=eps)
             continue
