@@ -12,6 +12,7 @@ PROBLEMS = {
     "missing_key": "an entry lacks a key it must have",
     "not_a_number": "a value that is no finite number, or an id that is no whole one",
     "duplicate_category": "two categories of one id; the second is left out",
+    "category_differs": "a category that the first part does not list, or calls otherwise; training refuses the data",
     "duplicate_image": "two images of one id; the second is left out",
     "duplicate_annotation": "two annotations of one id; the second is left out",
     "unknown_image": "an annotation of an image that is not listed",
@@ -60,3 +61,20 @@ def counted(problems: Sequence[Problem]) -> dict[str, int]:
     """Problems of each kind that occurs, in the order of PROBLEMS."""
     counts = Counter(problem.kind for problem in problems)
     return {kind: counts[kind] for kind in PROBLEMS if counts[kind]}
+
+
+def told_left_out(problems: Sequence[Problem], *, first: int = 3) -> str:
+    """What is left out for being wrong, in one line: how many of each kind, and the ids of the `first` ones."""
+    lost = [problem for problem in problems if problem.left_out]
+    if not lost:
+        return ""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counted(lost).items())
+    ids = [
+        f"annotation {problem.annotation_id}"
+        if problem.annotation_id is not None
+        else f"image {problem.image_id}"
+        if problem.image_id is not None
+        else problem.text
+        for problem in lost[:first]
+    ]
+    return f"{kinds}: {', '.join(ids)}{', ...' if len(lost) > first else ''}"

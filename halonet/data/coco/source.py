@@ -9,7 +9,7 @@ from typing import Any, Protocol, overload
 
 import numpy as np
 
-from halonet.data.coco.problems import Problem
+from halonet.data.coco.problems import Problem, told_left_out
 from halonet.data.source import Split
 
 
@@ -97,6 +97,12 @@ class DetectionSource:
     def num_classes(self) -> int:
         """Labels of a detector: the categories, and 0 for the background."""
         return len(self.categories) + 1
+
+    @property
+    def warning(self) -> str:
+        """What is wrong and is left out, in one line with the first ids; empty where nothing is."""
+        lost = sum(problem.left_out for problem in self.problems)
+        return f"{self.name}: {lost} wrong entries are left out ({told_left_out(self.problems)})" if lost else ""
 
 
 def tight_boxes(masks: np.ndarray) -> np.ndarray:
