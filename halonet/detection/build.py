@@ -64,7 +64,8 @@ def create_detector(
     pyramid = make_backbone(config)
     model = _retina_net(config, pyramid) if config.kind == "retinanet" else _r_cnn(config, pyramid)
     prepare_norms(model, config)
-    model.model_name, model.config, model.model_arguments = name, config, options
+    arguments = {**options, "num_classes": config.num_classes}
+    model.model_name, model.config, model.model_arguments = name, config, arguments
     return model
 
 

@@ -13,8 +13,7 @@ from torch import nn
 from halonet.analysis.score import Score
 from halonet.data.coco import DetectionSource, open_detection_source
 from halonet.data.config import DataConfig
-from halonet.detection import create_detector, init_backbone
-from halonet.detection.checkpoints import load_detector, load_detector_weights
+from halonet.detection import create_detector, init_backbone, load_detector, load_detector_weights
 from halonet.training.config import ModelConfig, RunConfig
 from halonet.training.detection.datamodule import DetectionDataModule
 from halonet.training.detection.module import DetectionTask
@@ -64,7 +63,8 @@ class Detection(TaskKind):
         notes: list[str] = []
         if config.detection.backbone_weights is not None:
             report = init_backbone(model, config.detection.backbone_weights)
-            notes.append(f"backbone started from {config.detection.backbone_weights}: {report}")
+            counts = f"{len(report.loaded)} tensors taken, {len(report.resized)} resized, {len(report.fresh)} start anew"
+            notes.append(f"backbone started from {config.detection.backbone_weights}: {counts}")
         if config.model.weights is not None:
             load_detector_weights(model, config.model.weights)
             notes.append(f"started from {config.model.weights}")
