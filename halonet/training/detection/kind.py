@@ -63,7 +63,9 @@ class Detection(TaskKind):
         notes: list[str] = []
         if config.detection.backbone_weights is not None:
             report = init_backbone(model, config.detection.backbone_weights)
-            counts = f"{len(report.loaded)} tensors taken, {len(report.resized)} resized, {len(report.fresh)} start anew"
+            counts = (
+                f"{len(report.loaded)} tensors taken, {len(report.resized)} resized, {len(report.fresh)} start anew"
+            )
             notes.append(f"backbone started from {config.detection.backbone_weights}: {counts}")
         if config.model.weights is not None:
             load_detector_weights(model, config.model.weights)
@@ -154,9 +156,7 @@ def _check_settings(config: RunConfig) -> None:
 def _assemble(model: nn.Module, source: DetectionSource, config: RunConfig, notes: Sequence[str]) -> DetectionParts:
     known: Any = model.config
     return DetectionParts(
-        task=DetectionTask(
-            model, optim=config.optim, category_ids=[category.id for category in source.categories]
-        ),
+        task=DetectionTask(model, optim=config.optim, category_ids=[category.id for category in source.categories]),
         data=DetectionDataModule(
             source, config=config.data, detection=config.detection, largest=known.max_size, seed=config.seed
         ),

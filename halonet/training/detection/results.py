@@ -62,9 +62,7 @@ def write_detections(results: Sequence[dict[str, Any]], evaluation: Evaluation, 
     return [DETECTIONS, PRECISION]
 
 
-def write_weights(
-    model: nn.Module, folder: Path, *, categories: Sequence[Category], extra: Mapping[str, str]
-) -> None:
+def write_weights(model: nn.Module, folder: Path, *, categories: Sequence[Category], extra: Mapping[str, str]) -> None:
     """The detector, with the categories that `halonet predict` names."""
     named = json.dumps([{"id": category.id, "name": category.name} for category in categories])
     save_detector(model, folder / WEIGHTS, metadata={"categories": named, **extra})
