@@ -1,8 +1,8 @@
 """Object detection and instance segmentation: torchvision's detectors on any backbone.
 
 What a detector is, is data (`config`), its rows are `rows`; `build` puts backbone and pyramid (`backbone`), norms
-(`norms`) and heads (`heads`) together; `checkpoints` saves, loads and converts weights. `results` makes COCO's results
-of what detectors answer, `evaluation` their average precision.
+(`norms`) and heads (`heads`) together; `checkpoints` saves, loads and converts weights. Answers as COCO's results are
+`results`, their average precision `evaluation`.
 """
 
 from halonet.detection.build import create_detector

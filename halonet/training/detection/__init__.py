@@ -1,1 +1,1 @@
-"""Detection: the objects of an image, with boxes and masks."""
+"""Detection: boxes, classes and masks of objects."""
