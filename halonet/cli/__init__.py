@@ -81,7 +81,9 @@ COMMANDS: dict[str, Command] = {
         "judge weights on validation images, or on any labelled folder", lambda rest: judging.evaluate("validate", rest)
     ),
     "test": Command("judge weights on test images", lambda rest: judging.evaluate("test", rest)),
-    "predict": Command("name the class of pictures, or tell the disparity of a pair", judging.predict),
+    "predict": Command(
+        "name the class of pictures, find their objects, or tell the disparity of a pair", judging.predict
+    ),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),

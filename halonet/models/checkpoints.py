@@ -149,14 +149,14 @@ def _fit(
         if name in HEAD and other_head and not keep_head:
             report.replaced.append(name)
             continue
-        fitted[name] = tensor if expected is None else _resized(name, tensor, expected)
+        fitted[name] = tensor if expected is None else resized(name, tensor, expected)
         (report.loaded if fitted[name] is tensor else report.resized).append(name)
     if not keep_head and not any(name in state for name in HEAD):
         report.replaced += [name for name in HEAD if name in own]
     return fitted, report
 
 
-def _resized(name: str, tensor: Tensor, expected: torch.Size) -> Tensor:
+def resized(name: str, tensor: Tensor, expected: torch.Size) -> Tensor:
     """A position table, or one of biases, at the size that a model has it in; itself if it cannot be."""
     if name.endswith(TABLES) and tensor.ndim == len(expected) == 2 and tensor.shape[1] == expected[1]:
         return resize_table(tensor, expected[0])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
 from halonet.models.config import ResidualConfig, nearest
 from halonet.models.inserted_attention import InsertedAttention, place_names
@@ -66,37 +67,81 @@ class PyramidConfig(InsertedAttention):
 
 
 class FeaturePyramid(nn.Module):
-    """Backbone and pyramid: (B, 3, H, W) -> {"fpn1": (B, channels, H/4, W/4), ..., "fpn5": (B, channels, H/64, W/64)}.
+    """Backbone and pyramid: (B, 3, H, W) -> {"fpn1": (B, channels, H/4, W/4), "fpn2": ..., ...}, finest first.
 
-    Lin et al.'s pyramid on the four stages; the fifth level is every second pixel of the fourth. It is what detectors
-    of torchvision take as a backbone: `out_channels` says the channels.
+    Lin et al.'s pyramid on maps of a backbone, further levels on top of it, and attention after levels. A level's name
+    tells its stride: fpn1 has 4, fpn2 has 8 and so on. It is what detectors of torchvision take as a backbone:
+    `out_channels` says the channels.
 
     Args:
-        config: the pyramid.
-        backbone_options: of `create_model` for the backbone, such as `in_chans` or `drop_path_rate`.
+        backbone: a `features_only` model, whose `feature_info` tells channels and reduction of each map it returns.
+        indices: which of its maps carry a level, finest first, each of twice the stride of the one before.
+        channels: of every level.
+        further: levels on top, each of twice the stride of the one below.
+        extra_blocks: what makes them; every second pixel of the level below if None.
+        attention: layers by the name of the level that they follow.
+        norm_layer: of the norms after the pyramid's convolutions; none, and biases, if None.
 
     Raises:
-        ValueError: options that do not fit.
+        ValueError: attention after a level that there is not.
     """
 
-    def __init__(self, config: PyramidConfig, **backbone_options: Any) -> None:
+    config: PyramidConfig | None = None  # of `create_pyramid`
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        indices: Sequence[int],
+        channels: int = 256,
+        further: int = 1,
+        extra_blocks: ExtraFPNBlock | None = None,
+        attention: Mapping[str, nn.Module] | None = None,
+        norm_layer: Callable[..., nn.Module] | None = None,
+    ) -> None:
         super().__init__()
-        self.config, self.out_channels = config, config.channels
-        options = {**config.backbone_options, **backbone_options}
-        self.backbone = create_model(config.backbone, features_only=True, out_indices=(-4, -3, -2, -1), **options)
-        widths = self.backbone.feature_info.channels()  # type: ignore[union-attr, operator]
-        self.pyramid = FeaturePyramidNetwork(widths, config.channels, extra_blocks=LastLevelMaxPool())
-        layers = {f"fpn{level}": config.make_attention(config.channels) for level in config.levels}
-        self.attention = nn.ModuleDict(layers)
+        info: Any = backbone.feature_info
+        self.indices, self.out_channels = tuple(indices), channels
+        strides = [info.reduction()[index] for index in indices]
+        strides += [strides[-1] * 2**level for level in range(1, further + 1)]
+        self.strides = {f"fpn{stride.bit_length() - 2}": stride for stride in strides}
+        self.backbone = backbone
+        extra_blocks = SubsampledLevels(further) if extra_blocks is None else extra_blocks
+        widths = [info.channels()[index] for index in indices]
+        self.pyramid = FeaturePyramidNetwork(widths, channels, extra_blocks=extra_blocks, norm_layer=norm_layer)
+        self.attention = nn.ModuleDict(attention or {})
+        absent = [name for name in self.attention if name not in self.strides]
+        if absent:
+            raise ValueError(
+                f"attention_at must name levels that there are, {', '.join(self.strides)}, got {absent[0]!r}"
+            )
+        self._channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")  # some models of timm
 
     def forward(self, x: Tensor) -> OrderedDict[str, Tensor]:
         """(B, 3, H, W) -> the levels by name, finest first."""
-        stages = OrderedDict((str(index), map_) for index, map_ in enumerate(self.backbone(x)))
-        levels = self.pyramid(stages).values()
-        named = OrderedDict((f"fpn{number}", map_) for number, map_ in enumerate(levels, start=1))
+        maps = self.backbone(x)
+        if self._channels_last:
+            maps = [map_.permute(0, 3, 1, 2) for map_ in maps]
+        levels = self.pyramid(OrderedDict((str(index), maps[index]) for index in self.indices)).values()
+        named = OrderedDict(zip(self.strides, levels, strict=True))
         for name, layer in self.attention.items():
             named[name] = layer(named[name])
         return named
+
+
+class SubsampledLevels(ExtraFPNBlock):
+    """Levels on top of a pyramid, each every second pixel of the one below."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, results: list[Tensor], x: list[Tensor], names: list[str]) -> tuple[list[Tensor], list[str]]:
+        """The levels and their names, with those on top."""
+        for number in range(self.count):
+            results.append(F.max_pool2d(results[-1], kernel_size=1, stride=2))
+            names.append(f"pool{number}")
+        return results, names
 
 
 def _position_rows() -> dict[str, PyramidConfig]:
@@ -148,4 +193,10 @@ def create_pyramid(name: str, *, backbone_options: Mapping[str, Any] | None = No
         if option not in known:
             raise ValueError(f"unknown pyramid option {option!r}{nearest(option, known)}")
     row = PYRAMIDS[name] if name in PYRAMIDS else PyramidConfig(backbone=name)
-    return FeaturePyramid(replace(row, **overrides), **(backbone_options or {}))
+    config = replace(row, **overrides)
+    options: dict[str, Any] = {**config.backbone_options, **(backbone_options or {})}
+    backbone = create_model(config.backbone, features_only=True, out_indices=(-4, -3, -2, -1), **options)
+    attention = {f"fpn{level}": config.make_attention(config.channels) for level in config.levels}
+    pyramid = FeaturePyramid(backbone, indices=range(4), channels=config.channels, attention=attention)
+    pyramid.config = config
+    return pyramid

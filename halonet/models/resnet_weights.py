@@ -25,7 +25,8 @@ _BLOCK = {
     "se.fc2": "squeeze_excite.fc2",
 }
 _TOP = {"conv1": "stem.conv.conv", "bn1": "stem.conv.norm", "fc": "head.fc"}
-_FRESH = re.compile(r"\.slot\.|_after_\d+\.|\.squeeze_excite\.")
+# Layers that a ResNet has not.
+FRESH = re.compile(r"\.slot\.|_after_\d+\.|\.squeeze_excite\.")
 
 
 @dataclass
@@ -70,7 +71,7 @@ def init_from_resnet(model: nn.Module, weights: Mapping[str, Tensor] | str | Pat
         else:
             report.unused.append(name)
     report.fresh = [name for name in own if name not in fitted]
-    faults = [name for name in report.fresh if not (name in HEAD or _FRESH.search(name) or counts_batches(name))]
+    faults = [name for name in report.fresh if not (name in HEAD or FRESH.search(name) or counts_batches(name))]
     if faults or not fitted:
         named = some_of(faults)
         raise ValueError(f"weights must be of a ResNet with the model's depths and widths, got none for {named}")
