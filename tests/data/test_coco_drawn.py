@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import fields
 from math import pi
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from scipy import ndimage
 
 from halonet.cli import main
@@ -187,3 +189,13 @@ def test_numbers_out_of_range_are_told(arguments: dict, message: str) -> None:
         open_detection_source(DetectionConfig(dataset="drawn"), root="here", split_seed=0, val_fraction=0.1)
     with pytest.raises(ValueError, match=r"data.root: expected the folder of COCO's files, got null"):
         open_detection_source(DetectionConfig(dataset="coco"), root=None, split_seed=0, val_fraction=0.1)
+
+
+def test_the_picture_of_the_docs_is_drawn_by_its_script(tmp_path: Path) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    runpy.run_path(str(docs / "draw_scenes.py"))["draw_scenes"]().save(tmp_path / "scenes.png")
+    with Image.open(tmp_path / "scenes.png") as drawn, Image.open(docs / "images" / "drawn_scenes.png") as kept:
+        assert drawn.size == kept.size
+        # Only the font of the labels may differ between versions of Pillow.
+        difference = np.abs(np.asarray(drawn, np.int16) - np.asarray(kept, np.int16))
+    assert (difference.max(axis=2) > 8).mean() < 0.02

@@ -132,5 +132,6 @@ def _refuse(file: AnnotationFile, *, root: Path, most: float) -> None:
         if listed - kept > most * listed:
             raise ValueError(
                 f"data.root: {listed - kept} of {listed} {what} of {file.path} are wrong, more than the share of "
-                f"{most:g} that detection.max_bad allows ({told_left_out(file.problems)}); `halonet data check {root}` lists them"
+                f"{most:g} that detection.max_bad allows ({told_left_out(file.problems)}); "
+                f"`halonet data check {root}` lists them"
             )
