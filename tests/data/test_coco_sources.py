@@ -183,6 +183,18 @@ def test_categories_are_numbered_by_their_ids(tmp_path: Path) -> None:
     assert source.splits["val"][0].load().labels.tolist() == [2, 1, 3, 2]
 
 
+def test_images_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    told = content()
+    write_images(tmp_path, told)
+    for entries in told.values():
+        entries.reverse()
+    write_json(tmp_path / "a.json", told)
+    part = opened(tmp_path, annotations={"val": "a.json"}).splits["val"]
+    assert [item.image_id for item in part] == [10, 20, 30, 40, 50, 60]
+    assert [len(item.load().labels) for item in part] == [4, 1, 1, 1, 1, 0]
+    assert {int(item.load().image[0, 0, 0]) for item in part[1:3]} == {20, 30}
+
+
 def test_parts_must_have_the_same_categories(tmp_path: Path) -> None:
     write_set(tmp_path)
     told = content()
