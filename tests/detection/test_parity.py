@@ -139,5 +139,5 @@ def test_the_layout_of_published_files(kind: str) -> None:
 
 
 def test_names_that_are_not_torchvisions_are_told() -> None:
-    with pytest.raises(ValueError, match="of torchvision on a ResNet with a pyramid, got 'backbone.body.features.0"):
+    with pytest.raises(ValueError, match="of torchvision on a ResNet with a pyramid, got"):
         convert_torchvision({"backbone.body.features.0.0.weight": torch.zeros(1)})
