@@ -240,7 +240,8 @@ def in_processes(*arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one(strategy: str, tmp_path: Path) -> None:
     """Batch norm over both. Proposals are drawn at random to learn from, by each process for its own images; with all
     of them there is nothing to draw, and the first losses agree. Both judge by the same figures."""
     every = ("rpn_batch_size_per_image=100000", "box_batch_size_per_image=2000", "rpn_positive_fraction=1.0")
@@ -251,7 +252,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         *("--detection.drawn_images=8", "--detection.flip=0", "--trainer.save_every_minutes=0"),
     )
     for devices, batch in ((1, 4), (2, 2)):
-        many = ("--trainer.strategy=ddp",) if devices == 2 else ()
+        many = (f"--trainer.strategy={strategy}",) if devices == 2 else ()
         in_processes(
             *options,
             *many,
