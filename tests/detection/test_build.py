@@ -74,6 +74,17 @@ def test_every_parameter_learns(kind: str, norm: str) -> None:
         assert answers[1]["masks"].shape[1:] == (1, 50, 128)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_without_any_object(kind: str) -> None:
+    """Every parameter has a gradient, as processes that wait for each other need, and statistics stay numbers."""
+    torch.manual_seed(0)
+    model, (images, targets) = small(kind).train(), batch([(70, 80), (128, 96)])
+    losses = model([images[1], images[1]], [targets[1], targets[1]])
+    sum(losses.values()).backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
+    assert all(torch.isfinite(buffer).all() for buffer in model.buffers())
+
+
 def test_low_precision_and_channels_last() -> None:
     torch.manual_seed(0)
     model, (images, targets) = small(), batch([(128, 96), (96, 96)])
@@ -217,6 +228,10 @@ def test_images_are_scaled_as_the_backbone_wants_them() -> None:
         (
             {"kind": "maskrcn", "backbone": "resnet50_224"},
             "kind must be maskrcnn, .*, got 'maskrcn'; did you mean maskrcnn",
+        ),
+        (
+            {"kind": NANO, "backbone": "resnet50_224"},
+            "backbone must not be given with the row 'maskrcnn_halo_nano_128'",
         ),
         ({"kind": "maskrcnn"}, "backbone must be named for 'maskrcnn'"),
         ({"kind": "maskrcnn_botnet50_102"}, "got 'maskrcnn_botnet50_102'; did you mean maskrcnn_botnet50_1024"),
