@@ -260,13 +260,14 @@ def test_pictures_of_all_modes_are_read(mode: str, tmp_path: Path) -> None:
     assert image.dtype == np.uint8
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("told_as", ["seen", "stored"])
-def test_turned_pictures_follow_their_annotations(told_as: str, tmp_path: Path) -> None:
+def test_turned_pictures_follow_their_annotations(told_as: str, mode: str, tmp_path: Path) -> None:
     """Turned as seen where the annotations tell that size, left alone where they tell the size of the file."""
     told = content(2)
     write_images(tmp_path, told)
     pixels = np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH)
-    oriented(Image.fromarray(pixels), tmp_path / "10.png")
+    oriented(Image.fromarray(pixels).convert(mode), tmp_path / "10.png")
     if told_as == "stored":
         told["images"][0] |= {"height": WIDTH, "width": HEIGHT}
         told["annotations"] = []
