@@ -133,10 +133,16 @@ class DetectorConfig:
             raise ValueError(f"frozen_stages must be from 0 to 5, got {self.frozen_stages!r}")
         if not isinstance(self.norm_eps, (int, float)) or self.norm_eps < 0:
             raise ValueError(f"norm_eps must be a number of at least 0, got {self.norm_eps!r}")
-        for name in ("anchor_ratios", "min_size"):
+        for name, kinds in (("anchor_ratios", (int, float)), ("min_size", int)):
             values = getattr(self, name)
-            if not values or not all(isinstance(value, (int, float)) and value > 0 for value in values):
+            if not values or not all(isinstance(value, kinds) and value > 0 for value in values):
                 raise ValueError(f"{name} must be positive numbers, got {values!r}")
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and not all(isinstance(value, (int, float)) for value in values):
+                raise ValueError(f"{name} must be a number of each channel, got {values!r}")
+        if not isinstance(self.exact_strides, bool):
+            raise ValueError(f"exact_strides must be True or False, got {self.exact_strides!r}")
         if not isinstance(self.anchor_scale, (int, float)) or self.anchor_scale <= 0:
             raise ValueError(f"anchor_scale must be a positive number, got {self.anchor_scale!r}")
         if self.size_divisible < 1 or self.size_divisible % 32:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
@@ -32,12 +33,14 @@ def prepare_norms(model: nn.Module, config: DetectorConfig) -> None:
                 module.eps, module.momentum = config.norm_eps, 1 - config.norm_momentum
     if config.norm == "frozen":
         freeze_norms(body, eps=config.norm_eps)
-    for part in first_parts(body, config.frozen_stages):
+    parts = first_parts(body, config.frozen_stages)
+    for part in parts:
         part.requires_grad_(False)
-        freeze_norms(part, eps=None if config.norm == "none" else config.norm_eps)
+    inside = {module for part in parts for module in part.modules()}
+    freeze_norms(body, eps=None if config.norm == "none" else config.norm_eps, only=inside)
 
 
-def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
+def freeze_norms(module: nn.Module, *, eps: float | None = None, only: Collection[nn.Module] | None = None) -> None:
     """Replaces the batch norms below a module by constants, statistics and gain and shift alike.
 
     As torchvision's FrozenBatchNorm2d they have buffers of the same names, so that weights load as before, and neither
@@ -47,14 +50,15 @@ def freeze_norms(module: nn.Module, *, eps: float | None = None) -> None:
     Args:
         module: the module; itself no norm.
         eps: of the constant norms; what each had if None.
+        only: the norms that may be replaced; all if None.
     """
     for name, child in module.named_children():
         if _INSERTED in name:
             continue
-        frozen: Any = freeze_batch_norm_2d(child) if isinstance(child, _BatchNorm) else child
-        if frozen is child:
-            freeze_norms(child, eps=eps)
+        if not isinstance(child, _BatchNorm) or (only is not None and child not in only):
+            freeze_norms(child, eps=eps, only=only)
             continue
+        frozen: Any = freeze_batch_norm_2d(child)
         frozen.eps = frozen.eps if eps is None else eps
         if not frozen.weight.is_meta and not frozen.weight.any():
             frozen.weight.fill_(1.0)
@@ -67,8 +71,8 @@ def first_parts(body: Any, count: int) -> list[nn.Module]:
         return []
     children = dict(body.named_children())
     if "model" in children:  # a network as it is, whose maps are collected inside: ours are the transformers
-        stages = list(getattr(body.model, "stages", ()))
-        ends = [[stages[0].embedding], *([stage] for stage in stages)] if hasattr(stages[0], "embedding") else []
+        stages = [stage for stage in getattr(body.model, "stages", ()) if hasattr(stage, "embedding")]
+        ends = [[stages[0].embedding], *([stage] for stage in stages)] if stages else []
     else:
         names = list(children)
         last = [name.replace(".", "_") for name in body.feature_info.module_name()]

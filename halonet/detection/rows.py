@@ -227,6 +227,8 @@ def detector_config(name: str, **overrides: Any) -> DetectorConfig:
         row = replace(KINDS[kind], backbone=backbone)
     elif kind in KINDS:
         raise ValueError(f"backbone must be named for {kind!r}: one of list_models() or list_pyramids(), or timm's")
+    elif kind in DETECTORS:
+        raise ValueError(f"backbone must not be given with the row {kind!r}, which has one, got {backbone!r}")
     else:
         told = nearest(kind if backbone else name, [*KINDS, *DETECTORS])
         raise ValueError(f"kind must be {', '.join(KINDS)} or a row of list_detectors(), got {kind!r}{told}")
