@@ -67,6 +67,7 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"part", "backend", "csv", "device", "batch", "score-threshold"}
     plain |= {"list", "rows", "seeds", "jobs", "small"}
     plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
+    plain |= {"images", "size", "no-open"}
     plain |= {"format", "softmax", "opset", "push", "license"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():

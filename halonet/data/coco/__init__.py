@@ -1,5 +1,6 @@
 """Annotated images: COCO's files, folders of that form, and drawn scenes. Nothing here knows of a trainer."""
 
+from halonet.data.coco.check import check_folder
 from halonet.data.coco.config import DetectionConfig
 from halonet.data.coco.dataset import DetectionDataset, collate
 from halonet.data.coco.drawn import DrawnScenes, draw_scene
@@ -19,6 +20,7 @@ __all__ = [
     "DetectionSource",
     "DrawnScenes",
     "Problem",
+    "check_folder",
     "collate",
     "draw_scene",
     "eval_transform",

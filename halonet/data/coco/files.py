@@ -61,7 +61,7 @@ def read_told(folder: Path, entry: Entry) -> Image.Image:
     image = read_image(path, in_chans=3)
     if image.size != told and image.size == told[::-1]:
         with Image.open(path) as lying:
-            image = to_mode(lying, in_chans=3) if lying.size == told else image
+            image = to_mode(lying, in_chans=3).copy() if lying.size == told else image
     if image.size != told:
         wide, high = image.size
         raise SizeDiffersError(

@@ -131,6 +131,7 @@ def _refuse(file: AnnotationFile, *, root: Path, most: float) -> None:
     ):
         if listed - kept > most * listed:
             raise ValueError(
-                f"{listed - kept} of {listed} {what} of {file.path} are wrong, more than the share of {most:g} that "
-                f"detection.max_bad allows ({told_left_out(file.problems)}); `halonet data check {root}` lists them"
+                f"data.root: {listed - kept} of {listed} {what} of {file.path} are wrong, more than the share of "
+                f"{most:g} that detection.max_bad allows ({told_left_out(file.problems)}); "
+                f"`halonet data check {root}` lists them"
             )

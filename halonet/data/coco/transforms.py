@@ -28,7 +28,7 @@ _OF_OBJECTS = ("boxes", "labels", "masks", "iscrowd", "area")
 
 
 def train_transform(detection: DetectionConfig, *, largest: int) -> DetectionTransform:
-    """Crowd regions taken out, then scale jitter with a crop of fixed size, then a flip, and what vanished taken out.
+    """Crowd regions taken out, then a flip, then scale jitter with a crop of fixed size, and what vanished taken out.
 
     Args:
         detection: scale_jitter, null for neither jitter nor crop; crop_size; flip.
@@ -37,12 +37,13 @@ def train_transform(detection: DetectionConfig, *, largest: int) -> DetectionTra
     Returns:
         The transform.
     """
-    steps: list[Any] = [WithoutCrowds()]
+    # The flip comes first, so that the padding of a flipped picture lies to the right as of any other.
+    steps: list[Any] = [WithoutCrowds(), v2.RandomHorizontalFlip(detection.flip)]
     if detection.scale_jitter is not None:
         height, width = detection.crop_size or (largest, largest)
         low, high = detection.scale_jitter
         steps += [ScaleJitter((width, height), (low, high)), CropOrPad((height, width))]
-    return v2.Compose([*steps, v2.RandomHorizontalFlip(detection.flip), Sanitize()])
+    return v2.Compose([*steps, Sanitize()])
 
 
 def eval_transform() -> DetectionTransform:
