@@ -23,8 +23,8 @@ def plot_curves(
 ) -> None:
     """Loss, score and learning rate over epochs, as one PNG.
 
-    history: a row an epoch with epoch, train/loss, val/SCORE, lr, and where there are any train/SCORE and val/loss. loss: label of its axis.
-    trained: how the training part's curve is named. Raises ValueError without rows.
+    history: a row an epoch with epoch, train/loss, val/SCORE, lr, and where the task logs them train/SCORE and
+    val/loss. loss: label of its axis. trained: how the training part's curve is named. Raises ValueError without rows.
     """
     if not history:
         raise ValueError("history: expected at least one epoch, got none")

@@ -55,7 +55,8 @@ class _Synchronized(nn.modules.batchnorm._BatchNorm):
         count = total[-1].detach().clamp(min=1)
         centred = values - (total[:-1] / count).view(shape)
         variance = _sum_over_devices(centred.square().sum(others)) / count
-        self._remember(total[:-1].detach() / count, variance.detach() * count / (count - 1).clamp(min=1))
+        if total[-1] > 0:
+            self._remember(total[:-1].detach() / count, variance.detach() * count / (count - 1).clamp(min=1))
         normal = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)

@@ -128,10 +128,10 @@ def test_a_run_goes_on_bit_for_bit() -> None:
 
 
 @pytest.mark.usefixtures("_without_pictures")
-@pytest.mark.parametrize("kind", ["fasterrcnn", "retinanet"])
-def test_other_kinds_and_backbones(kind: str, trained: Path) -> None:
+@pytest.mark.parametrize(("kind", "backbone"), [("fasterrcnn", "halonet_nano_32"), ("retinanet", "resnet18")])
+def test_other_kinds_and_backbones(kind: str, backbone: str) -> None:
     """By kind and backbone; the backbone of a classifier, blocks computed again, a moving average, bf16."""
-    options = ("--model.name", f"{kind}/vil_nano_32", "--trainer.precision=bf16-mixed", "--optim.ema_decay=0.5")
+    options = ("--model.name", f"{kind}/{backbone}", "--trainer.precision=bf16-mixed", "--optim.ema_decay=0.5")
     small = ("--model.overrides.fpn_channels=16", "--model.overrides.box_convs=0", "--model.overrides.fc_dim=16")
     again = () if kind == "retinanet" else ("--model.grad_checkpointing=true",)
     one = tuple(f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test"))
@@ -150,9 +150,9 @@ def test_losses_are_all_summed() -> None:
         "labels": torch.tensor([1]),
         "masks": torch.ones(1, 64, 64, dtype=torch.uint8),
     }
-    small: dict[str, Any] = {"fpn_channels": 8, "fc_dim": 8, "mask_channels": 8, "min_size": 64, "max_size": 64}
+    small: dict[str, Any] = {"fpn_channels": 8, "fc_dim": 8, "mask_channels": 8, "norm": "none"}
     for kind, names in LOSSES.items():
-        model = create_detector(kind, "resnet18", 3, **small)
+        model = create_detector(kind, "resnet18", 3, min_size=64, max_size=64, **small)
         assert set(model(images, [target])) == set(names)
 
 
@@ -240,7 +240,8 @@ def in_processes(*arguments: object) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_equal_one(strategy: str, tmp_path: Path) -> None:
     """Batch norm over both. Proposals are drawn at random to learn from, by each process for its own images; with all
     of them there is nothing to draw, and the first losses agree. Both judge by the same figures."""
     every = ("rpn_batch_size_per_image=100000", "box_batch_size_per_image=2000", "rpn_positive_fraction=1.0")
@@ -251,7 +252,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
         *("--detection.drawn_images=8", "--detection.flip=0", "--trainer.save_every_minutes=0"),
     )
     for devices, batch in ((1, 4), (2, 2)):
-        many = ("--trainer.strategy=ddp",) if devices == 2 else ()
+        many = (f"--trainer.strategy={strategy}",) if devices == 2 else ()
         in_processes(
             *options,
             *many,
