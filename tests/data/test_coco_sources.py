@@ -359,3 +359,24 @@ def test_loading_processes_read_the_same(tmp_path: Path) -> None:
     for (image, target), (other, its) in zip(alone, both, strict=True):
         assert torch.equal(image, other)
         assert all(torch.equal(value, its[name]) for name, value in target.items())
+
+
+def test_training_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once, with the first ids; nothing where nothing is wrong."""
+    from halonet.training.config import RunConfig
+    from halonet.training.detection.kind import _open
+
+    write_set(tmp_path)
+    config = RunConfig(task="detection")
+    config.data.root = str(tmp_path)
+    config.detection.max_bad = 0.3
+    _open(config)
+    assert capsys.readouterr().err == ""
+    told = content()
+    told["annotations"][4]["bbox"][2] = 0
+    told["annotations"][5]["category_id"] = 7
+    write_json(tmp_path / "annotations" / "instances_train2017.json", told)
+    _open(config)
+    assert capsys.readouterr().err.strip() == (
+        f"{tmp_path.name}: 2 wrong entries are left out (1 unknown_category, 1 box_empty: annotation 20, annotation 30)"
+    )
