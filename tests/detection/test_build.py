@@ -93,7 +93,7 @@ def test_low_precision_and_channels_last() -> None:
         losses = model(images, targets)
     sum(losses.values()).backward()
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
-    assert model.backbone(torch.randn(1, 3, 64, 64))["fpn1"].shape == (1, 64, 16, 16)
+    assert model.backbone(torch.randn(1, 3, 64, 64))["fpn1"].shape == (1, model.config.fpn_channels, 16, 16)
 
 
 @pytest.mark.slow
