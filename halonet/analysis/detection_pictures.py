@@ -18,6 +18,7 @@ MASK_OPACITY = 0.45
 LEAST_SIDE = 384  # pixels: smaller pictures are enlarged, so that labels can be read
 # Turns of the colour circle: neighbouring classes lie far apart, and few ever meet.
 GOLDEN_TURN = 0.618034
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom: the last two outside
 SHADES = ((0.85, 0.95), (0.95, 0.65), (0.5, 1.0))  # saturation and brightness, one after the other
 
 
@@ -60,8 +61,8 @@ def draw_detections(
 ) -> np.ndarray:
     """A picture with its objects: masks laid over and outlined, boxes, and labels such as "circle 93 %".
 
-    A class has one colour everywhere. The surest lie on top; labels stay inside the picture, and are cut where they are
-    wider than it.
+    A class has one colour everywhere. The surest lie on top; labels stay inside the picture, make
+    room for those of surer objects, and are cut where they are wider than the picture.
 
     Args:
         image: (H, W, 3) uint8; it is not changed.
@@ -101,11 +102,12 @@ def draw_detections(
         x0, y0, x1, y1 = corners[number]
         # The last pixel inside; a box may be thinner than a pixel, or lie on the border.
         pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=class_colour(int(labels[number])), width=2)
-    for number in order:
+    taken: list[Rectangle] = []
+    for number in reversed(order):  # the surest has the first choice of places
         label = int(labels[number])
         text = str(label) if names is None else names[label - 1]
         text += "" if scores is None else f" {100 * sure[number]:.0f} %"
-        _write(pen, canvas.size, (corners[number][0], corners[number][1]), text, class_colour(label))
+        _write(pen, canvas.size, (corners[number][0], corners[number][1]), text, class_colour(label), taken)
     return np.asarray(canvas)
 
 
@@ -139,15 +141,22 @@ def _outline(inside: np.ndarray) -> np.ndarray:
     return inside & ~core
 
 
-def label_place(corner: tuple[float, float], size: tuple[int, int], picture: tuple[int, int]) -> tuple[int, int]:
+def label_place(
+    corner: tuple[float, float], size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Rectangle] = ()
+) -> tuple[int, int]:
     """Left and top of a label of `size` (width, height): above the box's upper left `corner` if there is room, else
-    inside the box, and always within `picture` (width, height) where it is not larger than that."""
-    x, y = corner
-    top = y - size[1] if y >= size[1] else y
-    return (
-        int(np.clip(x, 0, max(0, picture[0] - size[0]))),
-        int(np.clip(top, 0, max(0, picture[1] - size[1]))),
-    )
+    inside the box, and below whatever is `taken` there (left, top, right, bottom) while the picture goes on. Always
+    within `picture` (width, height) where the label is not larger than that."""
+    width, height = size
+    most = max(0, picture[1] - height)
+    x = int(np.clip(corner[0], 0, max(0, picture[0] - width)))
+    first = top = int(np.clip(corner[1] - height if corner[1] >= height else corner[1], 0, most))
+    while top <= most:
+        below = [b for left, t, right, b in taken if x < right and x + width > left and top < b and top + height > t]
+        if not below:
+            return x, top
+        top = max(below)
+    return x, first
 
 
 def _write(
@@ -156,8 +165,10 @@ def _write(
     corner: tuple[float, float],
     text: str,
     colour: tuple[int, int, int],
+    taken: list[Rectangle],
 ) -> None:
-    """A label on a ground of the class's colour, in black or white, whichever is easier to read on it."""
+    """A label on a ground of the class's colour, in black or white, whichever is easier to read on it; its place is
+    added to those taken."""
     font = ImageFont.load_default(FONT_SIZE)
 
     def measured(words: str) -> tuple[int, int]:
@@ -169,7 +180,8 @@ def _write(
     size = measured(text)
     if not text or size[1] > picture[1]:
         return
-    x, y = label_place(corner, size, picture)
+    x, y = label_place(corner, size, picture, taken)
+    taken.append((x, y, x + size[0], y + size[1]))
     pen.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=colour)
     brightness = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2]
     pen.text((x + 2, y + 1), text, fill="black" if brightness > 140 else "white", font=font)
@@ -243,5 +255,5 @@ def plot_ap_curve(curves: Mapping[str, Mapping[float, np.ndarray]], path: str | 
         axis.set_ylabel("precision (interpolated, mean of classes)")
         axis.set_xlim(0, 1.01)
         axis.set_ylim(0, 1.03)
-        axis.legend(frameon=False, fontsize=8, loc="lower left")
+        axis.legend(frameon=False, fontsize=8, loc="best")
     save_figure(figure, path)

@@ -126,15 +126,37 @@ def test_boxes_anywhere_in_pictures_of_any_size(
     assert drawn.shape == image.shape
 
 
+corners = st.tuples(st.floats(-500, 500), st.floats(-500, 500))
+
+
 @given(
-    st.tuples(st.floats(-500, 500), st.floats(-500, 500)),
+    st.lists(corners, min_size=1, max_size=6),
     st.tuples(st.integers(1, 90), st.integers(1, 20)),
     st.tuples(st.integers(90, 300), st.integers(20, 300)),
 )
-def test_labels_stay_inside(corner: tuple[float, float], size: tuple[int, int], picture: tuple[int, int]) -> None:
-    left, top = label_place(corner, size, picture)
-    assert 0 <= left <= picture[0] - size[0]
-    assert 0 <= top <= picture[1] - size[1]
+def test_labels_stay_inside_and_make_room(
+    corners: list[tuple[float, float]], size: tuple[int, int], picture: tuple[int, int]
+) -> None:
+    """None lies on another, unless it found no room as far as the lower border."""
+    taken: list[tuple[int, int, int, int]] = []
+    for corner in corners:
+        left, top = label_place(corner, size, picture, taken)
+        assert 0 <= left <= picture[0] - size[0]
+        assert 0 <= top <= picture[1] - size[1]
+        own = (left, top, left + size[0], top + size[1])
+        over = [one for one in taken if own[0] < one[2] and one[0] < own[2]]
+        if any(own[1] < one[3] and one[1] < own[3] for one in over):
+            assert max(one[3] for one in over) + size[1] > picture[1]
+        taken.append(own)
+
+
+def test_one_label_below_the_other() -> None:
+    """Two boxes with one corner: the second label is where the first ends; at another corner it needs not move."""
+    first = label_place((40, 50), (60, 15), (160, 120))
+    assert first == (40, 35)
+    taken = [(40, 35, 100, 50)]
+    assert label_place((45, 52), (60, 15), (160, 120), taken) == (45, 50)
+    assert label_place((100, 52), (60, 15), (160, 120), taken) == (100, 37)
 
 
 def test_a_label_has_all_its_ground_in_the_corner() -> None:
