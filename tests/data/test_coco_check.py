@@ -152,6 +152,8 @@ CASES: dict[str, Callable[[Told, Path], Found]] = {
     "text that stops": with_annotation(kind="segmentation_rle", segmentation=rle(compressed(square())["counts"][:-1])),
     "text of other letters": with_annotation(kind="segmentation_rle", segmentation=rle("!?")),
     "text without end": with_annotation(kind="segmentation_rle", segmentation=rle("o" * 30 + "0")),
+    # 192 in two characters, twelve that add nothing, and an end: more bits than any number has.
+    "text of endless zeros": with_annotation(kind="segmentation_rle", segmentation=rle("PV" + 12 * "P" + "0")),
     "no file": with_file(None, kind="file_missing", number=40),
     "empty file": with_file(b"", kind="file_unreadable", number=50),
     "no image": with_file(b"Not an image.", kind="file_unreadable", number=50),

@@ -183,6 +183,18 @@ def test_categories_are_numbered_by_their_ids(tmp_path: Path) -> None:
     assert source.splits["val"][0].load().labels.tolist() == [2, 1, 3, 2]
 
 
+def test_images_are_in_the_order_of_their_ids(tmp_path: Path) -> None:
+    told = content()
+    write_images(tmp_path, told)
+    for entries in told.values():
+        entries.reverse()
+    write_json(tmp_path / "a.json", told)
+    part = opened(tmp_path, annotations={"val": "a.json"}).splits["val"]
+    assert [item.image_id for item in part] == [10, 20, 30, 40, 50, 60]
+    assert [len(item.load().labels) for item in part] == [4, 1, 1, 1, 1, 0]
+    assert {int(item.load().image[0, 0, 0]) for item in part[1:3]} == {20, 30}
+
+
 def test_parts_must_have_the_same_categories(tmp_path: Path) -> None:
     write_set(tmp_path)
     told = content()
@@ -347,3 +359,24 @@ def test_loading_processes_read_the_same(tmp_path: Path) -> None:
     for (image, target), (other, its) in zip(alone, both, strict=True):
         assert torch.equal(image, other)
         assert all(torch.equal(value, its[name]) for name, value in target.items())
+
+
+def test_training_says_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Once, with the first ids; nothing where nothing is wrong."""
+    from halonet.training.config import RunConfig
+    from halonet.training.detection.kind import _open
+
+    write_set(tmp_path)
+    config = RunConfig(task="detection")
+    config.data.root = str(tmp_path)
+    config.detection.max_bad = 0.3
+    _open(config)
+    assert capsys.readouterr().err == ""
+    told = content()
+    told["annotations"][4]["bbox"][2] = 0
+    told["annotations"][5]["category_id"] = 7
+    write_json(tmp_path / "annotations" / "instances_train2017.json", told)
+    _open(config)
+    assert capsys.readouterr().err.strip() == (
+        f"{tmp_path.name}: 2 wrong entries are left out (1 unknown_category, 1 box_empty: annotation 20, annotation 30)"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from halonet.training.detection.results import (
     write_weights,
 )
 from halonet.training.judgement import Judgement
+from halonet.training.results import first_process
 from halonet.training.task import Judging, Parts, TaskKind
 from halonet.training.unreadable import ReportUnreadable
 
@@ -124,9 +126,12 @@ class Detection(TaskKind):
 
 def _open(config: RunConfig) -> DetectionSource:
     data = config.data
-    return open_detection_source(
+    source = open_detection_source(
         config.detection, root=data.root, val_fraction=data.val_fraction, split_seed=data.split_seed
     )
+    if source.warning and first_process():
+        print(source.warning, file=sys.stderr, flush=True)
+    return source
 
 
 def _options(config: RunConfig) -> dict[str, Any]:
