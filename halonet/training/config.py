@@ -135,8 +135,8 @@ class TrainerConfig:
         strategy: auto; ddp: every device holds the network; fsdp: they share it out
         sync_batchnorm: take the statistics of batch norms over all devices
         compile: run the network under torch.compile
-        threads: CPU threads of an operation; null: 1 for the digits, whose network is so small that a second
-            one mostly waits (and stalls both when the machine has other work), else all cores
+        threads: CPU threads of an operation; null: 1 for the digits and a detector's drawn scenes, whose networks are
+            so small that a second one mostly waits (and stalls both when the machine has other work), else all cores
         precision: 32-true, bf16-mixed, 16-mixed
         accumulate_grad_batches: batches summed into one step
         gradient_clip_val: largest norm of all gradients; null: not clipped

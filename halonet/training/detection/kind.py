@@ -96,6 +96,10 @@ class Detection(TaskKind):
         about = {**about, "images": len(parts.task.seen)}
         return DetectionJudgement(about, logged, parts.task.evaluation, parts.task.results)
 
+    def threads(self, config: RunConfig) -> int | None:
+        """One for drawn scenes, whose network is so small, unless told."""
+        return config.trainer.threads or (1 if config.data.root is None else None)
+
     def callbacks(self, parts: DetectionParts, config: RunConfig) -> list[lightning.Callback]:
         """A word on images that were skipped."""
         assert isinstance(parts.data, DetectionDataModule)
