@@ -4,15 +4,15 @@
 #
 #     benchmarks/gpu.sh [OUT] [PART ...]
 #
-# PARTs: tests op flex layer scaling memory factorized backends models large figure8; default: all, in this order. A
-# part that the time does not reach is said to be left out: call again with the parts that are missing. PYTHON selects
-# the interpreter.
+# PARTs: tests op flex layer scaling memory factorized backends models large detection figure8; default: all, in this
+# order. A part that the time does not reach is said to be left out: call again with the parts that are missing. PYTHON
+# selects the interpreter.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-benchmarks/results}
 shift || true
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling memory factorized backends models large figure8)
+[ ${#parts[@]} -gt 0 ] || parts=(tests op flex layer scaling memory factorized backends models large detection figure8)
 python=${PYTHON:-python3}
 limit=${LIMIT:-540}
 stages=(halonet_h0_256 halonet_h3_320 halonet_h4_384 halonet_h5_448 halonet_h6_512 halonet_h7_600)
@@ -73,6 +73,9 @@ for part in "${parts[@]}"; do
     large)
         for pair in 5:448 6:512; do beside_efficientnet "$pair" 32 c12; done
         beside_efficientnet 7:600 16 c1 c12 c123
+        ;;
+    detection) # Table 5 of the paper: backbones and whole detectors, at its image size
+        bench detection_gpu 180 detection --sides 1024 --batch 8 --rounds 3
         ;;
     figure8)
         compgen -G "$out/models_h?_gpu.json" >/dev/null &&

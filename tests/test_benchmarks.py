@@ -52,7 +52,7 @@ def test_everything_for_a_gpu_is_asked_for_in_words_that_exist(tmp_path):
     lines = [line.split() for line in told.read_text().splitlines()]
     assert lines[0][:3] == ["-m", "pytest", "tests/ops/test_local_attention_triton.py"]
     tables = [line[3:] for line in lines[1:]]
-    assert {table[0] for table in tables} == {"op", "layer", "scaling", "memory", "factorized", "model"}
+    assert {table[0] for table in tables} == {"op", "layer", "scaling", "memory", "factorized", "model", "detection"}
     names = set()
     for table in tables:
         options = cli.bench_parser().parse_args(table)

@@ -41,6 +41,7 @@ CONVENTIONS = {
 
 
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_TRANSPOSED = (nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,7 @@ def _shapes_only(model: nn.Module, records: dict[str, _Record]) -> Iterator[None
         left_out = uncounted_tokens(model)
         for name, module in model.named_modules():
             attends = isinstance(module, AttentionLayer | NonLocal2d | WholeMapAttention)
-            if attends or isinstance(module, (*_CONVOLUTIONS, nn.ConvTranspose3d, nn.Linear, TokenAttention)):
+            if attends or isinstance(module, (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, TokenAttention)):
                 hook = _recorder(records[name], left_out.get(module, 0))
                 stack.callback(module.register_forward_hook(hook).remove)
             if attends:
@@ -219,7 +220,7 @@ def _recorder(record: _Record, uncounted: int) -> Any:
             )
             record.executed += products
             record.paper += products
-        elif isinstance(module, nn.ConvTranspose3d):
+        elif isinstance(module, _TRANSPOSED):
             products = inputs[0].numel() * prod(module.kernel_size) * module.out_channels // module.groups
             record.executed += products
             record.paper += products

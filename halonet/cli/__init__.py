@@ -87,7 +87,7 @@ COMMANDS: dict[str, Command] = {
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
-    "analyse": Command("what mechanisms cost, by formula and measured", commands.analyse),
+    "analyse": Command("what mechanisms and detectors cost, by formula and counted", commands.analyse),
     "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),
     "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),

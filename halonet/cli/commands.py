@@ -100,20 +100,33 @@ def explain(arguments: Sequence[str]) -> int:
 
 
 def analyse(arguments: Sequence[str]) -> int:
-    """Print what a mechanism costs."""
-    parser = Parser(prog="halonet analyse", description="What mechanisms cost, by formula.", allow_abbrev=False)
-    what = "complexity: of factorized and conventional attention, as the paper prints it, as it should be, as it runs"
-    parser.add_argument("what", choices=("complexity",), help=what)
-    parser.add_argument("--side", type=positive, default=64, help="of the square map, in pixels (default 64)")
-    parser.add_argument("--channels", type=positive, default=64, help="of the map (default 64)")
-    parser.add_argument("--basis", type=positive, default=32, help="of the basis, or of keys (default 32)")
-    parser.add_argument("--value", type=positive, help="channels of values (default: those of the basis)")
-    parser.add_argument("--heads", type=positive, default=2, help="of the forms that have them (default 2)")
-    parser.add_argument("--no-measure", dest="measure", action="store_false", help="formulas alone")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw the paper's figures 4 and 5")
+    """Print what a mechanism, or a detector, costs."""
+    description = "What mechanisms and detectors cost, by formula and counted."
+    parser = Parser(prog="halonet analyse", description=description, allow_abbrev=False)
+    kinds = parser.add_subparsers(dest="what", required=True, metavar="WHAT")
+    what = "factorized and conventional attention, as the paper prints it, as it should be, as it runs"
+    formulas = kinds.add_parser("complexity", help=what, description=f"Costs of {what}.", allow_abbrev=False)
+    formulas.add_argument("--side", type=positive, default=64, help="of the square map, in pixels (default 64)")
+    formulas.add_argument("--channels", type=positive, default=64, help="of the map (default 64)")
+    formulas.add_argument("--basis", type=positive, default=32, help="of the basis, or of keys (default 32)")
+    formulas.add_argument("--value", type=positive, help="channels of values (default: those of the basis)")
+    formulas.add_argument("--heads", type=positive, default=2, help="of the forms that have them (default 2)")
+    formulas.add_argument("--no-measure", dest="measure", action="store_false", help="formulas alone")
+    formulas.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
+    formulas.add_argument("--png", type=Path, metavar="FILE", help="also draw the paper's figures 4 and 5")
+    what = "detectors, part by part, and published figures beside what gives them"
+    detectors = kinds.add_parser("detectors", help=what, description=f"Costs of {what}.", allow_abbrev=False)
+    detectors.add_argument("pattern", nargs="?", default="*", help="such as 'maskrcnn_vil*' (default: all rows)")
+    size = "of the image in pixels (default: the row's own)"
+    detectors.add_argument("--size", nargs=2, type=positive, metavar=("H", "W"), help=size)
+    detectors.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     values = vars(parser.parse_args(arguments))
-    del values["what"]
+    if values.pop("what") == "detectors":
+        from halonet.analysis.detector_table import run_detectors
+
+        values["size"] = values["size"] and tuple(values["size"])
+        run_detectors(**values)
+        return 0
     from halonet.analysis.complexity_table import run_complexity
 
     run_complexity(**values)
@@ -127,16 +140,24 @@ def bench_parser() -> argparse.ArgumentParser:
         "op, layer: at the stages of models; scaling: the op on growing maps; memory: the largest map that fits; "
         "vil: Vision Longformer's layer on growing maps, its figures 5 to 7; "
         "factorized: factorized beside non-local attention on growing maps; "
-        "loader: reading and augmenting images; model: whole models"
+        "loader: reading and augmenting images; model: whole models; "
+        "detection: backbones and whole detectors beside torchvision's, and the memory of their attention"
     )
-    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized", "loader")
+    choices = ("op", "layer", "scaling", "memory", "model", "vil", "factorized", "loader", "detection")
     parser.add_argument("kind", choices=choices, help=kinds)
     parser.add_argument(
-        "--models", nargs="+", metavar="NAME", help="of timm's registry; model: NAME@PIXELS:BACKEND too"
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        help="of timm's registry; model: NAME@PIXELS:BACKEND too; detection: rows",
     )
-    parser.add_argument("--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other")
-    parser.add_argument("--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps")
-    parser.add_argument("--batch", type=positive, help="images (default 4; loader: 64)")
+    parser.add_argument(
+        "--peers", nargs="+", metavar="PEER", help="all but model: what to run beside each other, or of detection"
+    )
+    parser.add_argument(
+        "--sides", nargs="+", type=positive, help="scaling, vil, factorized: of maps; detection: of images"
+    )
+    parser.add_argument("--batch", type=positive, help="images (default 4; loader: 64, detection: 1)")
     parser.add_argument("--rounds", type=positive, default=7, help="of timing (default 7)")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="loader: a data set (default: generated images)")
     parser.add_argument(
@@ -145,7 +166,9 @@ def bench_parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: bfloat16 on a GPU")
     parser.add_argument("--threads", type=positive, help="of a CPU (default: torch's)")
-    limit = "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most"
+    limit = (
+        "memory: default all of a GPU, 4 on a CPU; factorized: default half of what is free, 8 GB at most; detection: 4"
+    )
     parser.add_argument("--limit", type=positive, metavar="GIB", help=limit)
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")

@@ -56,7 +56,9 @@ def run(
         report = loader_table(data=data, workers=workers, batch=batch or LOADER_BATCH, rounds=rounds)
         write_report(report, json)
         return
-    batch = batch or BATCH
+    if kind == "detection" and png:
+        raise ValueError("png must be left out for detection, which has no picture")
+    images, batch = batch, batch or BATCH
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     numbers = getattr(torch, dtype or ("bfloat16" if device.startswith("cuda") else "float32"))
     if threads:
@@ -81,6 +83,13 @@ def run(
     elif kind == "factorized":
         sides, peers = sides or SCALING_SIDES, peers or FACTORIZED_PEERS
         report = factorized_table(sides, peers=peers, limit_gib=limit, **common)
+    elif kind == "detection":
+        from halonet.analysis.speed import detector_table as detection  # torchvision's detectors take time to import
+
+        common["batch"] = images or detection.BATCH
+        rows = models or detection.ROWS
+        common |= {"parts": peers or detection.PARTS, "limit_gib": limit}
+        report = detection.detector_table(sides or detection.SIDES, rows=rows, **common)
     else:
         report = model_table(models or MODELS, compiled=compile, **common)
     write_report(report, json)

@@ -62,20 +62,26 @@ def stages_of(name: str) -> list[OpShape]:
     """
     with torch.device("meta"):
         model = models.create_model(name)
+    found = calls_of(model, models.model_config(name).image_shape, label=name)
+    if not found:
+        raise ValueError(f"model must have attention, got {name!r}, which has none")
+    return found
+
+
+def calls_of(model: nn.Module, image_size: tuple[int, int], *, label: str) -> list[OpShape]:
+    """The different calls of a model on the meta device for an image of (height, width), labelled and numbered."""
     found: dict[OpShape, None] = {}
 
     def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(layer, AttentionLayer)
-        found[_shape_of(layer, inputs[0], name)] = None
+        found[_shape_of(layer, inputs[0], label)] = None
 
     for layer in model.modules():
         if isinstance(layer, AttentionLayer):
             layer.register_forward_pre_hook(note)
-    model(torch.empty(1, 3, *models.model_config(name).image_shape, device="meta"))
-    if not found:
-        raise ValueError(f"model must have attention, got {name!r}, which has none")
+    model(torch.empty(1, 3, *image_size, device="meta"))
     shapes = sorted(found, key=lambda shape: (shape.stride, -shape.height))
-    return [OpShape(**{**vars(shape), "label": f"{name} {index}"}) for index, shape in enumerate(shapes, start=1)]
+    return [OpShape(**{**vars(shape), "label": f"{label} {index}"}) for index, shape in enumerate(shapes, start=1)]
 
 
 def _shape_of(layer: AttentionLayer, image: Tensor, name: str) -> OpShape:
