@@ -48,6 +48,7 @@ test: lint
 
 docs: $(VENV)/.train-is-set-up
 	$(BIN)/python docs/draw_mechanism.py
+	$(BIN)/python docs/draw_scenes.py
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist halonet.egg-info

@@ -11,6 +11,7 @@ import yaml
 
 import halonet
 from halonet.cli import COMMANDS, main, recipe_names, setting_names
+from halonet.detection import list_detectors
 from halonet.training.config import RunConfig
 
 Capture = pytest.CaptureFixture[str]
@@ -37,10 +38,14 @@ def test_the_options_are_these() -> None:
         data.cutmix data.repeats
         stereo.dataset stereo.render stereo.crop_size stereo.drawn_size stereo.drawn_pairs stereo.drawn_disparity
         stereo.loss_weights
-        optim.name optim.lr optim.momentum optim.weight_decay optim.warmup_epochs optim.final_lr_ratio
-        optim.drop_epochs optim.drop_ratio optim.label_smoothing optim.global_batch optim.ema_decay
-        trainer.max_epochs trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy trainer.sync_batchnorm
-        trainer.compile trainer.threads
+        detection.dataset detection.annotations detection.images detection.scale_jitter detection.crop_size
+        detection.flip detection.drawn_size detection.drawn_images detection.backbone_weights detection.max_bad
+        optim.name optim.lr optim.momentum optim.nesterov optim.weight_decay
+        optim.warmup_epochs optim.warmup_steps optim.warmup_start optim.final_lr_ratio
+        optim.drop_epochs optim.drop_steps optim.drop_ratio
+        optim.label_smoothing optim.global_batch optim.ema_decay
+        trainer.max_epochs trainer.max_steps trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy
+        trainer.sync_batchnorm trainer.compile trainer.threads
         trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
         trainer.limit_val_batches trainer.limit_test_batches trainer.save_every_steps
         trainer.save_every_minutes trainer.keep_last trainer.progress
@@ -112,6 +117,10 @@ def test_models_of_a_task(capsys: Capture) -> None:
     assert main(["models", "--task", "stereo", "*nano"]) == 0
     assert capsys.readouterr().out.split() == ["fa_psmnet_nano", "nl_psmnet_nano", "psmnet_nano"]
     assert "no stereo model matches 'halonet*'" in error_line(capsys, "models", "--task", "stereo", "halonet*")
+    assert main(["models", "--task", "detection", "maskrcnn_halo_nano*"]) == 0
+    assert "maskrcnn_halo_nano_128" in capsys.readouterr().out.split()
+    wrong = error_line(capsys, "models", "--task", "detection", "maskrcn_halo_nano_128")
+    assert "no detection model matches 'maskrcn_halo_nano_128', did you mean maskrcnn_halo_nano_128" in wrong
 
 
 @pytest.mark.parametrize(
@@ -127,6 +136,14 @@ def test_a_task_begins_with_its_recipe(arguments: tuple[str, ...], model: str, p
     """Unless one that is given says the task itself."""
     config = merged(capsys, *arguments)
     assert (config.task, config.model.name, config.stereo.drawn_pairs) == ("stereo", model, pairs)
+
+
+def test_detection_begins_with_its_recipe(capsys: Capture) -> None:
+    assert merged(capsys, "--task", "detection") == merged(capsys, "--config", "detection_drawn")
+    config = merged(capsys, "--task=detection", "--config=botnet_1x_coco", "--detection.images.val", "b")
+    assert (config.model.name, config.trainer.max_steps) == ("maskrcnn_botnet50_1024", 22500)
+    assert config.detection.images == {"val": "b"}
+    assert merged(capsys, "--config=botnet_1x_coco", "--config=smoke").trainer.max_steps is None
 
 
 def test_no_such_model_in_the_list(capsys: Capture) -> None:
@@ -159,6 +176,11 @@ def test_summary(capsys: Capture) -> None:
         (("fit", "--trainer.limit_val_batches", "1.5"), "trainer.limit_val_batches: expected a whole number"),
         (("fit", "--model.drop_rate", "1"), "model.drop_rate: expected at least 0 and less than 1 or null, got 1.0"),
         (("fit", "--config", "halonet_imagnet"), "no recipe 'halonet_imagnet', did you mean halonet_imagenet"),
+        (("fit", "--trainer.max_steps", "0"), "trainer.max_steps: expected at least 1 or null, got 0"),
+        (
+            ("fit", "--detection.anotations", "a"),
+            "no setting 'detection.anotations', did you mean detection.annotations",
+        ),
         (("fit", "--ckpt_path", "gone.ckpt"), "no checkpoint at gone.ckpt"),
         (("test",), "expected --weights or --ckpt_path, got neither"),
         (("test", "--weights", "a", "--ckpt_path", "b"), "expected --weights or --ckpt_path, got both"),
@@ -246,7 +268,7 @@ def test_recipes(name: str, capsys: Capture) -> None:
     path = Path(halonet.__file__).parent / "recipes" / f"{name}.yaml"
     flat = lambda values: {  # noqa: E731
         (section, key): value
-        for section in ("data", "stereo", "optim", "trainer")
+        for section in ("data", "stereo", "detection", "optim", "trainer")
         for key, value in values.get(section, {}).items()
     }
     defaults = flat(RunConfig().to_dict())
@@ -256,6 +278,9 @@ def test_recipes(name: str, capsys: Capture) -> None:
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for entry in HEADER:
         assert any(line.startswith(f"# {entry}:") for line in header), entry
+    if config.task == "detection":  # a build on the meta device: tests/training/test_coco_recipes.py
+        assert config.model.name in list_detectors()
+        return
     assert config.model.name in halonet.list_models(task=config.task)
     with torch.device("meta"):
         options = {} if config.task == "stereo" else {"num_classes": 10}

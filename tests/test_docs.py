@@ -64,9 +64,10 @@ def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     plain = {"config", "print_config", "help", "version", "weights", "ckpt_path", "top", "json", "img-size", "out"}
     plain |= {"basis", "masks", "layer", "query", "model", "png", "sides", "batch", "rounds", "side", "channels"}
-    plain |= {"part", "backend", "csv", "device", "size"}
+    plain |= {"part", "backend", "csv", "device", "batch", "score-threshold", "size"}
     plain |= {"list", "rows", "seeds", "jobs", "small"}
     plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
+    plain |= {"images", "size", "no-open"}
     plain |= {"format", "softmax", "opset", "push", "license"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():

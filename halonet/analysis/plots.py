@@ -23,8 +23,8 @@ def plot_curves(
 ) -> None:
     """Loss, score and learning rate over epochs, as one PNG.
 
-    history: a row an epoch with epoch, train/loss, train/SCORE, val/loss, val/SCORE and lr. loss: label of its axis.
-    trained: how the training part's curve is named. Raises ValueError without rows.
+    history: a row an epoch with epoch, train/loss, val/SCORE, lr, and where the task logs them train/SCORE and
+    val/loss. loss: label of its axis. trained: how the training part's curve is named. Raises ValueError without rows.
     """
     if not history:
         raise ValueError("history: expected at least one epoch, got none")
@@ -33,6 +33,8 @@ def plot_curves(
     marker = "o" if len(epochs) < 3 else None
     for axis, name, factor in ((axes[0, 0], "loss", 1.0), (axes[0, 1], score.name, score.factor)):
         for split, label, colour in (("train", trained, ORANGE), ("val", "validation", BLUE)):
+            if f"{split}/{name}" not in history[0]:
+                continue
             values = [factor * row[f"{split}/{name}"] for row in history]
             axis.plot(epochs, values, color=colour, label=label, linewidth=2, marker=marker)
     axes[0, 0].set_title("Loss")
@@ -133,7 +135,7 @@ def _mark_best(axis: Any, epochs: Sequence[float], values: Sequence[float], scor
 def _loss_ceiling(history: Sequence[Mapping[str, float]]) -> float:
     """Top of the loss axis: one wild validation loss, as batch norm gives early on, must not flatten the rest."""
     train = max(row["train/loss"] for row in history)
-    validation = float(np.median([row["val/loss"] for row in history]))
+    validation = float(np.median([row.get("val/loss", 0.0) for row in history]))
     return 1.1 * max(train, 1.5 * validation, 1e-6)
 
 

@@ -81,12 +81,14 @@ COMMANDS: dict[str, Command] = {
         "judge weights on validation images, or on any labelled folder", lambda rest: judging.evaluate("validate", rest)
     ),
     "test": Command("judge weights on test images", lambda rest: judging.evaluate("test", rest)),
-    "predict": Command("name the class of pictures, or tell the disparity of a pair", judging.predict),
+    "predict": Command(
+        "name the class of pictures, find their objects, or tell the disparity of a pair", judging.predict
+    ),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
     "analyse": Command("what mechanisms and detectors cost, by formula and counted", commands.analyse),
-    "data": Command("what a data set holds, and the same as shards", data),
+    "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),
     "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),
     "bench": Command("speed of the op and of models beside their peers, on this machine", commands.bench),
 }

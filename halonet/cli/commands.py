@@ -53,15 +53,23 @@ def models(arguments: Sequence[str]) -> int:
     """Print names."""
     parser = Parser(prog="halonet models", description="Names of models.", allow_abbrev=False)
     parser.add_argument("pattern", nargs="?", default="*", help="such as 'halonet_h*' (default: all)")
-    tasks = ("classification", "stereo")
+    tasks = ("classification", "stereo", "detection")
     parser.add_argument("--task", choices=tasks, default=tasks[0], help="what they do (default: classification)")
     values = parser.parse_args(arguments)
-    names = halonet.list_models(values.pattern, task=values.task)
+    names = _names_of(values.task, values.pattern)
     if not names:
-        known = halonet.list_models(task=values.task)
+        known = _names_of(values.task, "*")
         raise UsageError(f"no {values.task} model matches {values.pattern!r}{nearest(values.pattern, known)}")
     print("\n".join(names))
     return 0
+
+
+def _names_of(task: str, pattern: str) -> Sequence[str]:
+    if task != "detection":
+        return halonet.list_models(pattern, task=task)
+    from halonet.detection import list_detectors  # torchvision: not for every command
+
+    return list_detectors(pattern)
 
 
 def explain(arguments: Sequence[str]) -> int:

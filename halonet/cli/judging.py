@@ -49,7 +49,8 @@ def predict(arguments: Sequence[str]) -> int:
     """Answer for pictures."""
     parser = Parser(
         prog="halonet predict",
-        description="Name the class of pictures, or tell the disparity of a pair: what the weights were trained for.",
+        description="Name the class of pictures, find the objects in them, or tell the disparity of a pair: what the "
+        "weights were trained for.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -57,21 +58,30 @@ def predict(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--weights", required=True, metavar="FILE", type=Path, help="that `halonet fit` wrote")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="classes to print (default 5)")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="pictures in one pass (default 32)")
+    batch = "pictures in one pass (default 32; of a detector 4)"
+    parser.add_argument("--batch", type=int, metavar="N", help=batch)
     parser.add_argument("--device", metavar="NAME", help="such as cpu or cuda (default: cuda where there is one)")
-    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="stereo: where files go (default .)")
+    out = "stereo, detection: where files go (default .)"
+    parser.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help=out)
+    threshold = "detection: least score of an object that is drawn and counted (default 0.5)"
+    parser.add_argument("--score-threshold", type=float, default=0.5, metavar="SHARE", help=threshold)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write a table instead of a line an answer")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a line an answer")
     values = parser.parse_args(arguments)
     for name in ("top", "batch"):
-        if getattr(values, name) < 1:
+        if getattr(values, name) is not None and getattr(values, name) < 1:
             raise UsageError(f"{name}: expected at least 1, got {getattr(values, name)}")
-    if weights_task(values.weights) == "stereo":
+    if not 0 <= values.score_threshold <= 1:
+        raise UsageError(f"score-threshold: expected 0 to 1, got {values.score_threshold}")
+    task = weights_task(values.weights)
+    if task == "stereo":
         return _tell(_disparity(values), as_json=values.json)
+    if task == "detection":
+        return _tell(_detections(values), as_json=values.json)
     from halonet.training.classification.predict import pictures_of, predict
 
     pictures = pictures_of(values.images)
-    answers = predict(values.weights, pictures, top=values.top, batch=values.batch, device=values.device)
+    answers = predict(values.weights, pictures, top=values.top, batch=values.batch or 32, device=values.device)
     if values.csv is None:
         return _tell(answers, as_json=values.json)
     told = list(answers) if values.json else answers
@@ -87,6 +97,22 @@ def _disparity(values: Any) -> Iterator[Any]:
     if len(values.images) != 2:
         raise UsageError(f"{values.weights} tells disparities: expected LEFT RIGHT, got {len(values.images)} images")
     yield predict_pair(values.weights, *values.images, out=values.out)
+
+
+def _detections(values: Any) -> Iterator[Any]:
+    from halonet.training.classification.predict import pictures_of
+    from halonet.training.detection.predict import predict
+
+    if values.csv is not None:
+        raise UsageError(f"--csv: {values.weights} finds objects, which --out has as JSON")
+    yield from predict(
+        values.weights,
+        pictures_of(values.images),
+        out=values.out,
+        score_threshold=values.score_threshold,
+        batch=values.batch or 4,
+        device=values.device,
+    )
 
 
 def _tell(answers: Iterable[Any], *, as_json: bool) -> int:

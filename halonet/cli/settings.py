@@ -10,8 +10,10 @@ from halonet.cli.words import UsageError, nearest, one_line
 from halonet.training.config import RunConfig
 
 RECIPES = Path(__file__).parents[1] / "recipes"
+# Settings whose value is a table of the user's own names.
+TABLES = ("model.overrides", "detection.annotations", "detection.images")
 # Settings of a task other than classification, where no recipe names one.
-TASK_RECIPES = {"stereo": "stereo_drawn"}
+TASK_RECIPES = {"stereo": "stereo_drawn", "detection": "detection_drawn"}
 
 
 def setting_names() -> tuple[str, ...]:
@@ -28,7 +30,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name != "model.overrides":
+        if isinstance(value, Mapping) and name not in TABLES:
             flat |= _flatten(value, f"{name}.")
         else:
             flat[name] = value
@@ -37,7 +39,7 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _refuse_unknown(name: str, where: str, options: Sequence[str] = ()) -> None:
     known = (*setting_names(), *options)
-    if name in known or name.startswith("model.overrides."):
+    if name in known or name.startswith(tuple(f"{table}." for table in TABLES)):
         return
     # --lr means optim.lr: the last part alone may be what was remembered.
     same_end = [key for key in known if key.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from halonet.layers import FullAttention, LongformerAttention, PerformerAttention
+from halonet.training.length import length_of
 
 MODES = range(1, 9)  # the neighbour chunks, row by row
 
@@ -36,7 +37,7 @@ class RandomShift(lightning.Callback):
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        shifts = trainer.global_step < self.fraction * trainer.estimated_stepping_batches
+        shifts = trainer.global_step < self.fraction * length_of(trainer).steps
         draws = random.Random(f"{self.seed} {trainer.current_epoch} {batch_idx}")
         for layer in shifting_layers(pl_module):
             layer.mode = draws.choice(MODES) if shifts else 0

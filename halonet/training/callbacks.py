@@ -13,6 +13,7 @@ import lightning.pytorch as lightning
 import torch
 
 from halonet.analysis.score import Score
+from halonet.training.length import length_of
 from halonet.training.throughput import FIGURES
 
 Batch = Any
@@ -34,8 +35,8 @@ class ReseedEveryBatch(lightning.Callback):
 
 
 class History(lightning.Callback):
-    """One row an epoch: epoch (from 1), train/ and val/ loss and score, lr of its last step, seconds, and the
-    figures of `Throughput`, which stands before it; kept in the checkpoints."""
+    """One row an epoch: epoch (from 1), train/ and val/ loss and score (those that the task logs), lr of its last step,
+    seconds, and the figures of `Throughput`, which stands before it; kept in the checkpoints."""
 
     def __init__(self, score: Score) -> None:
         self.score = score
@@ -64,9 +65,10 @@ class History(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         row = {"epoch": float(trainer.current_epoch + 1)}
-        row |= {name: float(trainer.callback_metrics[name]) for name in self.metrics}
+        logged = trainer.callback_metrics
+        row |= {name: float(logged[name]) for name in self.metrics if name in logged}
         row |= {"lr": self._lr, "seconds": time.monotonic() - self._started}
-        row |= {name: float(trainer.callback_metrics[name]) for name in FIGURES if name in trainer.callback_metrics}
+        row |= {name: float(logged[name]) for name in FIGURES if name in logged}
         self.rows.append(row)
 
     def state_dict(self) -> dict[str, Any]:
@@ -100,8 +102,8 @@ class Speak(lightning.Callback):
             TimeRemainingColumn(),
             transient=True,
         )
-        batches = trainer.num_training_batches  # infinite for a stream that does not tell
-        total = None if batches == float("inf") else int(batches) * (trainer.max_epochs or 1)
+        told = trainer.num_training_batches != float("inf")  # infinite for a stream that does not tell
+        total = _batches_in_all(trainer) if told else None
         done = trainer.fit_loop.total_batch_idx + 1
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._task = self._progress.add_task(epoch, total=total, completed=done)
@@ -124,12 +126,9 @@ class Speak(lightning.Callback):
         row = self.history.rows[-1]
         width = len(str(trainer.max_epochs))
         score = self.history.score
-        train, val = (
-            f"{part} loss {row[f'{part}/loss']:.3f}  {score.name} {score.show(row[f'{part}/{score.name}']):>7}"
-            for part in ("train", "val")
-        )
+        parts = [_of_part(row, part, score) for part in ("train", "val")]
         epoch = f"epoch {int(row['epoch']):{width}d}/{trainer.max_epochs}"
-        line = f"{epoch}   {train}   {val}   lr {row['lr']:.2g}   {row['seconds']:.1f} s"
+        line = "   ".join([epoch, *parts, f"lr {row['lr']:.2g}", f"{row['seconds']:.1f} s"])
         if "waiting" in row:
             line += f"   {row['images_per_second']:.0f}/s, {row['waiting']:.0%} waiting"
         if self._progress is not None:
@@ -149,6 +148,23 @@ class Speak(lightning.Callback):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _of_part(row: Mapping[str, float], part: str, score: Score) -> str:
+    """Loss and score of train or val, those that there are."""
+    told = [part]
+    if f"{part}/loss" in row:
+        told.append(f"loss {row[f'{part}/loss']:.3f} ")
+    if f"{part}/{score.name}" in row:
+        told.append(f"{score.name} {score.show(row[f'{part}/{score.name}']):>7}")
+    return " ".join(told).rstrip()
+
+
+def _batches_in_all(trainer: lightning.Trainer) -> int:
+    length = length_of(trainer)
+    if length.by_steps:
+        return length.steps * trainer.accumulate_grad_batches
+    return int(trainer.num_training_batches) * (trainer.max_epochs or 1)
 
 
 def voices(history: History, *, progress: str) -> list[lightning.Callback]:

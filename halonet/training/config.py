@@ -2,10 +2,11 @@
 only."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import Any, Literal
 
+from halonet.data.coco.config import DetectionConfig
 from halonet.data.config import DataConfig
 from halonet.data.stereo.config import StereoConfig
 
@@ -55,14 +56,18 @@ class OptimConfig:
     """Optimizer, schedule and loss.
 
     Args:
-        name: sgd: with Nesterov momentum, as the paper; adamw
+        name: sgd; adamw
         lr: peak learning rate
         momentum: of sgd; the first beta of adamw
+        nesterov: sgd's momentum is Nesterov's, as HaloNet's section 4.5 names it; false: plain
         weight_decay: on weights of convolutions and linear layers; not on norms, biases and position tables
         warmup_epochs: linear warm-up, counted in epochs; may be a fraction
+        warmup_steps: the same in optimizer steps, in place of warmup_epochs
+        warmup_start: share of the peak that the warm-up begins at
         final_lr_ratio: learning rate of the last step as a share of the peak (HaloNet, appendix C.3: 1/128)
         drop_epochs: epochs, fractions too, at which the rate falls to drop_ratio of what it was, in place of the
             cosine; an empty list keeps it at its peak; null: the cosine
+        drop_steps: the same in optimizer steps, in place of drop_epochs
         drop_ratio: see drop_epochs
         label_smoothing: probability mass spread evenly over all classes
         global_batch: images of one optimizer step on all devices together, which lr is meant for; accumulation and
@@ -75,10 +80,14 @@ class OptimConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.2
     momentum: float = 0.9
+    nesterov: bool = True
     weight_decay: float = 2e-5
     warmup_epochs: float = 1.0
+    warmup_steps: int | None = None
+    warmup_start: float = 0.0
     final_lr_ratio: float = 1 / 128
     drop_epochs: list[float] | None = None
+    drop_steps: list[int] | None = None
     drop_ratio: float = 0.1
     label_smoothing: float = 0.1
     global_batch: int | None = None
@@ -90,18 +99,23 @@ class OptimConfig:
         for name in ("weight_decay", "warmup_epochs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name}: expected at least 0, got {getattr(self, name)}")
+        if self.warmup_steps is not None and self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps: expected at least 0 or null, got {self.warmup_steps}")
         if self.global_batch is not None and self.global_batch < 1:
             raise ValueError(f"optim.global_batch: expected at least 1 or null, got {self.global_batch}")
-        for name in ("momentum", "label_smoothing", "ema_decay"):
+        for name in ("momentum", "label_smoothing", "ema_decay", "warmup_start"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optim.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
-        if self.name == "sgd" and self.momentum == 0:
+        if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("optim.momentum: Nesterov momentum expects more than 0, got 0")
         for name in ("final_lr_ratio", "drop_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name}: expected 0 to 1, got {getattr(self, name)}")
-        if self.drop_epochs is not None and (min(self.drop_epochs, default=0) < 0 or _falls(self.drop_epochs)):
-            raise ValueError(f"optim.drop_epochs: expected rising epochs of at least 0, got {self.drop_epochs}")
+        for name, drops in (("epochs", self.drop_epochs), ("steps", self.drop_steps)):
+            if drops is not None and (min(drops, default=0) < 0 or _falls(drops)):
+                raise ValueError(f"optim.drop_{name}: expected rising {name} of at least 0, got {drops}")
+        if self.drop_epochs is not None and self.drop_steps is not None:
+            raise ValueError("optim.drop_epochs, optim.drop_steps: expected one of them, got both")
 
 
 def _falls(values: Sequence[float]) -> bool:
@@ -114,14 +128,15 @@ class TrainerConfig:
 
     Args:
         max_epochs: passes over the training data
+        max_steps: optimizer steps after which the run ends, within an epoch too, in place of max_epochs
         accelerator: auto, cpu, gpu, mps
         devices: how many, a list as in "0,1", or auto: all
         num_nodes: how many machines
         strategy: auto; ddp: every device holds the network; fsdp: they share it out
         sync_batchnorm: take the statistics of batch norms over all devices
         compile: run the network under torch.compile
-        threads: CPU threads of an operation; null: 1 for the digits, whose network is so small that a second
-            one mostly waits (and stalls both when the machine has other work), else all cores
+        threads: CPU threads of an operation; null: 1 for the digits and a detector's drawn scenes, whose networks are
+            so small that a second one mostly waits (and stalls both when the machine has other work), else all cores
         precision: 32-true, bf16-mixed, 16-mixed
         accumulate_grad_batches: batches summed into one step
         gradient_clip_val: largest norm of all gradients; null: not clipped
@@ -135,6 +150,7 @@ class TrainerConfig:
     """
 
     max_epochs: int = 16
+    max_steps: int | None = None
     accelerator: str = "auto"
     devices: int | str = "auto"
     num_nodes: int = 1
@@ -157,10 +173,9 @@ class TrainerConfig:
         for name in ("max_epochs", "accumulate_grad_batches", "num_nodes", "keep_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"trainer.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"trainer.threads: expected at least 1, got {self.threads}")
-        if self.save_every_steps is not None and self.save_every_steps < 1:
-            raise ValueError(f"trainer.save_every_steps: expected at least 1 or null, got {self.save_every_steps}")
+        for name in ("max_steps", "threads", "save_every_steps"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"trainer.{name}: expected at least 1 or null, got {getattr(self, name)}")
         if self.save_every_minutes < 0:
             raise ValueError(f"trainer.save_every_minutes: expected at least 0, got {self.save_every_minutes}")
         for name in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
@@ -174,10 +189,11 @@ class RunConfig:
     """One run.
 
     Args:
-        task: classification; stereo: disparity of a pair of pictures
+        task: classification; stereo: disparity of a pair of pictures; detection: boxes, classes and masks of objects
         model: the network
         data: the images
         stereo: the pairs of pictures, for the task stereo
+        detection: the annotated images, for the task detection
         optim: optimizer, schedule, loss
         trainer: machine and length
         seed: of weights, order, augmentation and dropout
@@ -185,10 +201,11 @@ class RunConfig:
         name: of the run; null: MODEL-DATA
     """
 
-    task: Literal["classification", "stereo"] = "classification"
+    task: Literal["classification", "stereo", "detection"] = "classification"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     stereo: StereoConfig = field(default_factory=StereoConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     seed: int = 0
@@ -202,6 +219,7 @@ class RunConfig:
             "model": ModelConfig,
             "data": DataConfig,
             "stereo": StereoConfig,
+            "detection": DetectionConfig,
             "optim": OptimConfig,
             "trainer": TrainerConfig,
         }
@@ -212,6 +230,14 @@ class RunConfig:
                 for name, value in values.items()
                 if name in known
             }
+        )
+
+    def from_nothing(self) -> "RunConfig":
+        """The same without the files that weights start from: a checkpoint has all weights, and they may be gone."""
+        return replace(
+            self,
+            model=replace(self.model, weights=None),
+            detection=replace(self.detection, backbone_weights=None),
         )
 
     def to_dict(self) -> dict[str, Any]:

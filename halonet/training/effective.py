@@ -10,6 +10,7 @@ import yaml
 from halonet.files import replacing
 from halonet.training.config import RunConfig
 from halonet.training.files import EFFECTIVE
+from halonet.training.length import length_of
 from halonet.training.optimizer import schedule_of
 
 
@@ -36,8 +37,8 @@ class Effective(lightning.Callback):
 
 def effective(config: RunConfig, trainer: lightning.Trainer) -> dict[str, Any]:
     """Settings of a trainer that is about to train, as plain values; batches in examples, lengths in steps."""
-    total, epochs = int(trainer.estimated_stepping_batches), trainer.max_epochs or 1
-    schedule: Any = schedule_of(config.optim, total_steps=total, epochs=epochs)
+    length = length_of(trainer)
+    schedule: Any = schedule_of(config.optim, total_steps=length.steps, epochs=length.epochs)
     devices, device_batch = trainer.world_size, config.data.batch_size
     return {
         "of": "pairs" if config.task == "stereo" else "images",
@@ -52,7 +53,7 @@ def effective(config: RunConfig, trainer: lightning.Trainer) -> dict[str, Any]:
         "asked_global_batch": config.optim.global_batch,
         "lr": config.optim.lr,
         "steps_per_epoch": math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches),
-        "total_steps": total,
+        "total_steps": length.steps,
         "warmup_steps": schedule.warmup_steps,
         "ema_decay": config.optim.ema_decay,
         "sync_batchnorm": config.trainer.sync_batchnorm,

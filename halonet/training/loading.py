@@ -58,10 +58,12 @@ def make_loader(
     sampler: EpochSampler | None = None,
     rank: int = 0,
     world: int = 1,
+    collate_fn: Callable[[Any], Any] | None = None,
 ) -> DataLoader[Any]:
     """A loader; of training data with a sampler, of data to judge by without one, then shared out between processes.
 
-    num_workers: None: none for what lies in memory, up to 8 for files.
+    num_workers: None: none for what lies in memory, up to 8 for files. collate_fn: examples to a batch; None: torch's,
+    which stacks them.
     """
     shared: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler}
     if sampler is not None:
@@ -70,6 +72,7 @@ def make_loader(
     elif world > 1:
         total = len(dataset)  # type: ignore[arg-type]
         shared = {"batch_sampler": shared_batches(total, batch_size=batch_size, rank=rank, world=world)}
+    shared["collate_fn"] = collate_fn
     return LateLoader(dataset, **shared, **_machinery(_workers(num_workers, from_files=from_files)))
 
 

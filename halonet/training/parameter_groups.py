@@ -9,11 +9,10 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
     """Two groups for an optimizer: decayed and not.
 
     Not decayed: everything with fewer than two dimensions (the scales and shifts of norms, biases) and the
-    names that the model's own `no_weight_decay()` returns (position tables). Parameters that need no gradient
-    are left out. An empty group is dropped.
+    names that `no_weight_decay()` of the model, or of a network within it, returns (position tables). Parameters that
+    need no gradient are left out. An empty group is dropped.
     """
-    list_exceptions = getattr(model, "no_weight_decay", None)
-    exceptions: set[str] = set(list_exceptions()) if list_exceptions is not None else set()
+    exceptions = _exceptions(model)
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -24,3 +23,14 @@ def parameter_groups(model: nn.Module, *, weight_decay: float) -> list[dict[str,
         {"params": kept, "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _exceptions(model: nn.Module) -> set[str]:
+    """Names of position tables and the like."""
+    names: set[str] = set()
+    for prefix, module in model.named_modules():
+        listed: Any = getattr(module, "no_weight_decay", None)
+        if callable(listed):
+            names |= {f"{prefix}.{name}" if prefix else name for name in listed()}
+    # A backbone of a detector may be a network taken apart, which no longer tells.
+    return names | {name for name, _ in model.named_parameters() if name.endswith("_table")}

@@ -1,6 +1,7 @@
 """The folder a run leaves behind."""
 
 import json
+import math
 import platform
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def first_process() -> bool:
 
 def new_run_folder(config: RunConfig, *, data_name: str) -> Path:
     """OUT/NAME/DATE_TIME, made now by the first process; a number is added where two runs start in the same second."""
-    parent = Path(config.out) / (config.name or f"{config.model.name}-{data_name}")
+    parent = Path(config.out) / (config.name or f"{config.model.name.replace('/', '-')}-{data_name}")
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     for attempt in range(1, 1000):
         folder = parent / (stamp if attempt == 1 else f"{stamp}_{attempt}")
@@ -44,9 +45,17 @@ def write_config(config: RunConfig, folder: Path) -> None:
 
 
 def write_metrics(metrics: dict[str, Any], folder: Path) -> None:
-    """Figures, the history, and what they were measured on, as JSON."""
-    text = json.dumps(metrics, indent=2) + "\n"
+    """Figures, the history, and what they were measured on, as JSON, which has null for what is no number."""
+    text = json.dumps(_plain(metrics), indent=2) + "\n"
     _write_text(folder / METRICS, text)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

@@ -18,6 +18,7 @@ from halonet.training.callbacks import History, ReseedEveryBatch, voices
 from halonet.training.checkpointing import AtomicCheckpointIO, KeepLastAndBest, check_fits, load_task
 from halonet.training.classification.kind import Classification
 from halonet.training.config import RunConfig
+from halonet.training.detection.kind import Detection
 from halonet.training.files import (
     BEST,
     CHECKPOINTS,
@@ -37,7 +38,7 @@ from halonet.training.stereo.kind import Stereo
 from halonet.training.task import Judging, Parts, TaskKind
 from halonet.training.trainer import keep_steps_whole, limit_threads, make_trainer, prepare, scale_parts, settle
 
-TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo()}
+TASKS: dict[str, TaskKind] = {"classification": Classification(), "stereo": Stereo(), "detection": Detection()}
 
 
 def fit(config: RunConfig, *, checkpoint: Path | None = None) -> Path | None:
@@ -115,7 +116,7 @@ def _fit(config: RunConfig, checkpoint: Path | None, signals: StopSignals) -> Pa
 def _build(kind: TaskKind, config: RunConfig, checkpoint: Path | None) -> Parts:
     """What is to be trained; a checkpoint has all weights: the file the run once started from may be gone."""
     if checkpoint is not None:
-        config = replace(config, model=replace(config.model, weights=None))
+        config = config.from_nothing()
     parts: Parts = kind.build(config)
     if "train" not in parts.counts:
         raise ValueError(

@@ -51,10 +51,12 @@ class _Synchronized(nn.modules.batchnorm._BatchNorm):
         values = x.double()
         total = torch.cat([values.sum(others), values.new_tensor([x.numel() / x.shape[1]])])
         total = _sum_over_devices(total)
-        count = total[-1].detach()
+        # A device, or all of them, may have nothing, as a detector's head where no region was found.
+        count = total[-1].detach().clamp(min=1)
         centred = values - (total[:-1] / count).view(shape)
         variance = _sum_over_devices(centred.square().sum(others)) / count
-        self._remember(total[:-1].detach() / count, variance.detach() * count / (count - 1))
+        if total[-1] > 0:
+            self._remember(total[:-1].detach() / count, variance.detach() * count / (count - 1).clamp(min=1))
         normal = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normal = normal * self.weight.view(shape) + self.bias.view(shape)

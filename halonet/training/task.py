@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +71,7 @@ class TaskKind(ABC):
     def from_checkpoint(self, config: RunConfig, checkpoint: Path, *, judging: Judging) -> Any:
         """`Parts` for a checkpoint, whose state is yet to be loaded. Raises ValueError if it is not for the data."""
         judging.refuse_choices()
-        return self.build(replace(config, model=replace(config.model, weights=None)))
+        return self.build(config.from_nothing())
 
     def figures(self, parts: Any) -> dict[str, Any]:
         """Of the test that has just run, what is not logged."""

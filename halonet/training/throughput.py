@@ -131,9 +131,13 @@ class Throughput(lightning.Callback):
 
 
 def batch_size_of(batch: Any) -> int:
-    """Images in a batch, whatever the task's: of its first tensor."""
+    """Images in a batch, whatever the task's: of its first tensor, or the number of them in a list, as detectors take
+    images of several sizes."""
     while not isinstance(batch, torch.Tensor):
-        batch = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+        first = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+        if isinstance(first, torch.Tensor) and first.ndim == 3:
+            return len(batch)
+        batch = first
     return len(batch)
 
 

@@ -17,6 +17,7 @@ from halonet.training.averaging import MovingAverage
 from halonet.training.batches import settled, whole_steps
 from halonet.training.config import RunConfig, TrainerConfig
 from halonet.training.effective import Effective
+from halonet.training.length import EndAtStep
 from halonet.training.sharding import ShardedStrategy
 from halonet.training.sync_batchnorm import SyncEveryBatchNorm
 from halonet.training.throughput import DataClock, Throughput
@@ -28,7 +29,13 @@ def limit_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **rest: Any) -> lightning.Trainer:
+def make_trainer(
+    config: TrainerConfig,
+    *,
+    plugins: list[Any] | None = None,
+    callbacks: list[lightning.Callback] | None = None,
+    **rest: Any,
+) -> lightning.Trainer:
     """A Lightning trainer with `config` and `rest`, without Lightning's own chatter. Raises ValueError in one
     line."""
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -44,10 +51,12 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     config = _as_launched(config)
     batch_norm = [SyncEveryBatchNorm()] if config.sync_batchnorm else []
+    # First: the others ask how long the run is.
+    end: list[lightning.Callback] = [] if config.max_steps is None else [EndAtStep(config.max_steps)]
     strategy: str | Strategy = ShardedStrategy() if config.strategy == "fsdp" else config.strategy
     try:
         trainer = lightning.Trainer(
-            max_epochs=config.max_epochs,
+            max_epochs=config.max_epochs if config.max_steps is None else -1,
             accelerator=config.accelerator,
             devices=config.devices,
             num_nodes=config.num_nodes,
@@ -64,6 +73,7 @@ def make_trainer(config: TrainerConfig, *, plugins: list[Any] | None = None, **r
             enable_model_summary=False,
             log_every_n_steps=10,
             plugins=[*batch_norm, *(plugins or [])],
+            callbacks=[*end, *(callbacks or [])],
             **rest,
         )
         _check_launched(trainer)
@@ -123,7 +133,9 @@ def settle(config: RunConfig) -> RunConfig:
 def prepare(model: nn.Module, config: RunConfig) -> None:
     """What is set on a network before it trains. Raises ValueError where the network cannot."""
     if config.model.grad_checkpointing:
-        enable: Any = getattr(model, "set_grad_checkpointing", None)
+        # Of a detector it is the backbone that can.
+        able = (part for part in model.modules() if hasattr(part, "set_grad_checkpointing"))
+        enable: Any = getattr(next(able, None), "set_grad_checkpointing", None)
         if enable is None:
             raise ValueError(f"model.grad_checkpointing: {config.model.name} cannot compute its blocks again")
         enable()
@@ -154,12 +166,17 @@ class Compiled(lightning.Callback):
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         if stage == "fit":
-            model: Any = pl_module.model
-            model.compile()
+            part: Any = _compiled_part(pl_module)
+            part.compile()
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        model: Any = pl_module.model
-        model._compiled_call_impl = None
+        part: Any = _compiled_part(pl_module)
+        part._compiled_call_impl = None
+
+
+def _compiled_part(task: Any) -> nn.Module:
+    part: nn.Module = getattr(task, "compiled_part", task.model)
+    return part
 
 
 def keep_steps_whole(trainer: lightning.Trainer, data: lightning.LightningDataModule) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import halonet
+from halonet.detection import create_detector
 from halonet.training.classification.module import mixing
 from halonet.training.config import OptimConfig
 from halonet.training.parameter_groups import parameter_groups
@@ -72,6 +73,18 @@ def test_a_halonet_decays_projections_and_convolutions_only() -> None:
     assert names
     assert not [name for name in names if name.endswith(("_table", "bias"))]
     assert len(decayed["params"]) + len(kept["params"]) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("name", ["maskrcnn_halo_nano_128", "maskrcnn_vil_tiny_800", "maskrcnn_vil_small_ape_vil_800"])
+def test_detectors_decay_no_tables_of_their_backbones(name: str) -> None:
+    with torch.device("meta"):
+        model = create_detector(name)
+    decayed, kept = parameter_groups(model, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    apart = [names[id(parameter)] for parameter in kept["params"] if parameter.ndim > 1]
+    assert apart
+    assert {part.rsplit(".", 1)[-1].rsplit("_", 1)[-1] for part in apart} <= {"table", "tokens", "bias"}
+    assert not [names[id(parameter)] for parameter in decayed["params"] if "_table" in names[id(parameter)]]
 
 
 def test_a_model_without_norms_has_one_group() -> None:

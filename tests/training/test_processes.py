@@ -64,6 +64,21 @@ def test_two_devices_equal_the_batch_of_both(
     assert type(one) is type(both)
 
 
+@pytest.mark.usefixtures("twins")
+def test_nothing_on_any_device() -> None:
+    """As where a detector found no region: nothing comes out, nothing is learnt, nothing is forgotten."""
+    norm = nn.BatchNorm2d(3)
+    network = nn.Sequential(norm)
+    network(torch.randn(2, 3, 4, 4))
+    synchronize(network)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    output = network(torch.zeros(0, 3, 4, 4))
+    output.sum().backward()
+    assert output.shape == (0, 3, 4, 4)
+    assert not norm.weight.grad.any()  # type: ignore[union-attr]
+    torch.testing.assert_close(dict(norm.state_dict()), before)
+
+
 def in_processes(*command: object) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     words = [sys.executable, *(str(word) for word in command)]

@@ -13,8 +13,8 @@ from typing import overload
 
 import numpy as np
 
+from halonet.data.drawn_texture import draw_texture
 from halonet.data.stereo.drawn_layers import ConvexPolygon, Ellipse, Layer, Plane, Shape, render
-from halonet.data.stereo.drawn_texture import draw_texture
 from halonet.data.stereo.source import Scene
 
 LEAST_DISPARITY = 1.0

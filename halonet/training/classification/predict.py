@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from halonet.data import Preprocessing, eval_transform, read_image
 from halonet.data.images import IMAGE_SUFFIXES
@@ -47,6 +48,17 @@ def pictures_of(paths: Iterable[Path]) -> list[Path]:
     return pictures
 
 
+def place_model(model: nn.Module, device: str | None) -> str:
+    """Put a model where it answers, in eval mode; returns the device's name. null: cuda where there is one, else the
+    CPU. Raises ValueError for a device that is not there."""
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        model.eval().to(place)
+    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
+        raise ValueError(f"device: {place}: {(str(error).splitlines() or [''])[0]}") from error
+    return place
+
+
 @torch.inference_mode()
 def predict(
     weights: Path, images: Iterable[Path], *, top: int, batch: int = 1, device: str | None = None
@@ -66,11 +78,7 @@ def predict(
     class_names: list[str] = json.loads(metadata["class_names"])
     preprocessing = Preprocessing.from_metadata(metadata)
     transform = eval_transform(preprocessing)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.eval().to(place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise ValueError(f"device: {place}: {(str(error).splitlines() or [''])[0]}") from error
+    place = place_model(model, device)
     rest = iter(images)
     while paths := list(islice(rest, batch)):
         tensors = [transform(read_image(path, in_chans=preprocessing.in_chans)) for path in paths]

@@ -1,4 +1,4 @@
-"""Coloured textures that are continuous functions of the plane, for drawn stereo pairs."""
+"""Coloured textures that are continuous functions of the plane, for drawn scenes and stereo pairs."""
 
 from __future__ import annotations
 

@@ -1,0 +1,178 @@
+"""The task of finding objects: its parts, its score, what it leaves behind."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+from torch import nn
+
+from halonet.analysis.score import Score
+from halonet.data.coco import DetectionSource, open_detection_source
+from halonet.data.config import DataConfig
+from halonet.detection import create_detector, init_backbone, load_detector, load_detector_weights
+from halonet.training.config import ModelConfig, RunConfig
+from halonet.training.detection.datamodule import DetectionDataModule
+from halonet.training.detection.module import DetectionTask
+from halonet.training.detection.results import (
+    DetectionJudgement,
+    draw_pictures,
+    per_category,
+    write_detections,
+    write_weights,
+)
+from halonet.training.judgement import Judgement
+from halonet.training.results import first_process
+from halonet.training.task import Judging, Parts, TaskKind
+from halonet.training.unreadable import ReportUnreadable
+
+# Settings of the sections `data` and `model` that mean something here; others must be left as they are.
+DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed", "on_error", "max_error_fraction"}
+MODEL_SETTINGS = {"name", "weights", "grad_checkpointing", "drop_path_rate", "overrides"}
+
+
+@dataclass(frozen=True)
+class DetectionParts(Parts):
+    """`Parts` with the images' source."""
+
+    source: DetectionSource
+
+
+class Detection(TaskKind):
+    """Boxes, classes and masks of the objects in an image."""
+
+    score = Score(
+        "box_ap",
+        higher_is_better=True,
+        factor=100.0,
+        unit="%",
+        digits=1,
+        title="Average precision of boxes",
+        label="box AP, mean over IoU 0.50 to 0.95 (%)",
+        most=100.0,
+    )
+
+    def build(self, config: RunConfig) -> DetectionParts:
+        """See `TaskKind`."""
+        _check_settings(config)
+        source = _open(config)
+        lightning.seed_everything(config.seed, workers=False, verbose=False)
+        model = create_detector(config.model.name, num_classes=source.num_classes, **_options(config))
+        notes: list[str] = []
+        if config.detection.backbone_weights is not None:
+            report = init_backbone(model, config.detection.backbone_weights)
+            counts = (
+                f"{len(report.loaded)} tensors taken, {len(report.resized)} resized, {len(report.fresh)} start anew"
+            )
+            notes.append(f"backbone started from {config.detection.backbone_weights}: {counts}")
+        if config.model.weights is not None:
+            load_detector_weights(model, config.model.weights)
+            notes.append(f"started from {config.model.weights}")
+        return _assemble(model, source, config, notes)
+
+    def from_weights(self, config: RunConfig, weights: Path, *, judging: Judging) -> DetectionParts:
+        """See `TaskKind`."""
+        judging.refuse_choices()
+        model, _ = load_detector(weights)
+        source = _open(config)
+        known: Any = model.config
+        if known.num_classes != source.num_classes:
+            raise ValueError(
+                f"{weights} is of {known.num_classes - 1} categories, {source.name} has {source.num_classes - 1}"
+            )
+        return _assemble(model, source, config, [])
+
+    def figures(self, parts: DetectionParts) -> dict[str, Any]:
+        """See `TaskKind`."""
+        evaluation = parts.task.evaluation
+        return {} if evaluation is None else {"per_category": per_category(evaluation)}
+
+    def judgement(self, parts: DetectionParts, about: dict[str, Any], logged: dict[str, float]) -> Judgement:
+        """See `TaskKind`."""
+        about = {**about, "images": len(parts.task.seen)}
+        return DetectionJudgement(about, logged, parts.task.evaluation, parts.task.results)
+
+    def threads(self, config: RunConfig) -> int | None:
+        """One for drawn scenes, whose network is so small, unless told."""
+        return config.trainer.threads or (1 if config.data.root is None else None)
+
+    def callbacks(self, parts: DetectionParts, config: RunConfig) -> list[lightning.Callback]:
+        """A word on images that were skipped."""
+        assert isinstance(parts.data, DetectionDataModule)
+        return [ReportUnreadable(parts.data.unreadable)]
+
+    def introduction(self, parts: DetectionParts) -> str:
+        """See `TaskKind`."""
+        counts = ", ".join(f"{count} {name}" for name, count in parts.counts.items())
+        return f"{parts.data_name}: {counts} images with objects of {len(parts.source.categories)} categories"
+
+    def leave(
+        self,
+        parts: DetectionParts,
+        config: RunConfig,
+        folder: Path,
+        *,
+        history: Sequence[dict[str, float]],
+        extra: dict[str, str],
+    ) -> dict[str, Any]:
+        """Weights; the test's detections in COCO's form; curves, precision and detections as pictures."""
+        assert isinstance(parts.data, DetectionDataModule)
+        assert parts.task.evaluation is not None
+        write_weights(parts.model, folder, categories=parts.source.categories, extra=extra)
+        write_detections(parts.task.results, parts.task.evaluation, folder)
+        draw_pictures(parts.task, parts.data, history, folder, score=self.score)
+        return {}
+
+
+def _open(config: RunConfig) -> DetectionSource:
+    data = config.data
+    source = open_detection_source(
+        config.detection, root=data.root, val_fraction=data.val_fraction, split_seed=data.split_seed
+    )
+    if source.warning and first_process():
+        print(source.warning, file=sys.stderr, flush=True)
+    return source
+
+
+def _options(config: RunConfig) -> dict[str, Any]:
+    """Of `create_detector`: the overrides, with the stochastic depth among the backbone's options."""
+    options = dict(config.model.overrides)
+    if config.model.drop_path_rate is not None:
+        given = options.get("backbone_options", {})
+        options["backbone_options"] = {**given, "drop_path_rate": config.model.drop_path_rate}
+    return options
+
+
+def _check_settings(config: RunConfig) -> None:
+    """Refuse what would be passed over in silence."""
+    if "num_classes" in config.model.overrides:
+        raise ValueError("model.overrides: num_classes follows from the data")
+    if config.model.weights is not None and config.detection.backbone_weights is not None:
+        raise ValueError("model.weights, detection.backbone_weights: expected one of them, got both")
+    for section, given, plain, known in (
+        ("data", config.data, DataConfig(), DATA_SETTINGS),
+        ("model", config.model, ModelConfig(), MODEL_SETTINGS),
+    ):
+        for field in fields(given):
+            if field.name not in known and getattr(given, field.name) != getattr(plain, field.name):
+                raise ValueError(f"{section}.{field.name}: has no meaning for the task detection; leave it out")
+
+
+def _assemble(model: nn.Module, source: DetectionSource, config: RunConfig, notes: Sequence[str]) -> DetectionParts:
+    known: Any = model.config
+    return DetectionParts(
+        task=DetectionTask(model, optim=config.optim, category_ids=[category.id for category in source.categories]),
+        data=DetectionDataModule(
+            source, config=config.data, detection=config.detection, largest=known.max_size, seed=config.seed
+        ),
+        data_name=source.name,
+        counts={name: len(part) for name, part in source.splits.items()},
+        what="images",
+        test_is_val=source.test_is_val,
+        notes=tuple(notes),
+        source=source,
+    )
