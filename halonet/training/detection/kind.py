@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,8 @@ from torch import nn
 
 from halonet.analysis.score import Score
 from halonet.data.coco import DetectionSource, open_detection_source
-from halonet.data.config import DataConfig
 from halonet.detection import create_detector, init_backbone, load_detector, load_detector_weights
-from halonet.training.config import ModelConfig, RunConfig
+from halonet.training.config import RunConfig
 from halonet.training.detection.datamodule import DetectionDataModule
 from halonet.training.detection.module import DetectionTask
 from halonet.training.detection.results import (
@@ -27,7 +26,7 @@ from halonet.training.detection.results import (
 )
 from halonet.training.judgement import Judgement
 from halonet.training.results import first_process
-from halonet.training.task import Judging, Parts, TaskKind
+from halonet.training.task import Judging, Parts, TaskKind, refuse_settings
 from halonet.training.unreadable import ReportUnreadable
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
@@ -107,8 +106,7 @@ class Detection(TaskKind):
 
     def introduction(self, parts: DetectionParts) -> str:
         """See `TaskKind`."""
-        counts = ", ".join(f"{count} {name}" for name, count in parts.counts.items())
-        return f"{parts.data_name}: {counts} images with objects of {len(parts.source.categories)} categories"
+        return f"{parts.data_name}: {parts.counted} images with objects of {len(parts.source.categories)} categories"
 
     def leave(
         self,
@@ -153,13 +151,7 @@ def _check_settings(config: RunConfig) -> None:
         raise ValueError("model.overrides: num_classes follows from the data")
     if config.model.weights is not None and config.detection.backbone_weights is not None:
         raise ValueError("model.weights, detection.backbone_weights: expected one of them, got both")
-    for section, given, plain, known in (
-        ("data", config.data, DataConfig(), DATA_SETTINGS),
-        ("model", config.model, ModelConfig(), MODEL_SETTINGS),
-    ):
-        for field in fields(given):
-            if field.name not in known and getattr(given, field.name) != getattr(plain, field.name):
-                raise ValueError(f"{section}.{field.name}: has no meaning for the task detection; leave it out")
+    refuse_settings(config, task="detection", data=DATA_SETTINGS, model=MODEL_SETTINGS)
 
 
 def _assemble(model: nn.Module, source: DetectionSource, config: RunConfig, notes: Sequence[str]) -> DetectionParts:

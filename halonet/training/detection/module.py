@@ -12,6 +12,7 @@ from torchmetrics import MeanMetric
 
 from halonet.detection.evaluation import Evaluation, judge_results
 from halonet.detection.results import coco_results, gather_results
+from halonet.processes import gather
 from halonet.training.config import OptimConfig
 from halonet.training.optimizer import configure
 from halonet.training.sharding import ShardableModule
@@ -96,7 +97,7 @@ class DetectionTask(ShardableModule):
     def _judge(self, split: Literal["val", "test"]) -> None:
         """The figures of what all processes saw; worked out by the first."""
         self.results = gather_results(self.results)
-        self.seen = _gather(self.seen)
+        self.seen = sorted({one for part in gather(self.seen) for one in part})
         figures: dict[str, float] = {}
         if self.trainer.is_global_zero:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -122,12 +123,3 @@ def truth_of(ground_truth: dict[str, Any], seen: Sequence[int]) -> dict[str, Any
         "images": [image for image in ground_truth["images"] if image["id"] in ids],
         "annotations": [one for one in ground_truth["annotations"] if one["image_id"] in ids],
     }
-
-
-def _gather(ids: Sequence[int]) -> list[int]:
-    """Of all processes, each once, rising."""
-    parts: list[Any] = [list(ids)]
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        parts = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(parts, list(ids))
-    return sorted({one for part in parts for one in part})
