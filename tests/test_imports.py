@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 # A package may import from those of a lower rank and from itself; two of one rank never meet.
 RANKS = {
     "files": -1,
+    "processes": -1,
     "ops": 0,
     "layers": 1,
     "models": 2,

@@ -78,7 +78,8 @@ def predict(arguments: Sequence[str]) -> int:
         return _tell(_disparity(values), as_json=values.json)
     if task == "detection":
         return _tell(_detections(values), as_json=values.json)
-    from halonet.training.classification.predict import pictures_of, predict
+    from halonet.training.classification.predict import predict
+    from halonet.training.predicting import pictures_of
 
     pictures = pictures_of(values.images)
     answers = predict(values.weights, pictures, top=values.top, batch=values.batch or 32, device=values.device)
@@ -100,8 +101,8 @@ def _disparity(values: Any) -> Iterator[Any]:
 
 
 def _detections(values: Any) -> Iterator[Any]:
-    from halonet.training.classification.predict import pictures_of
     from halonet.training.detection.predict import predict
+    from halonet.training.predicting import pictures_of
 
     if values.csv is not None:
         raise UsageError(f"--csv: {values.weights} finds objects, which --out has as JSON")

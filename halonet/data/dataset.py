@@ -8,10 +8,10 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from halonet.data.images import UnreadableImageError, load_item
+from halonet.data.images import load_item
 from halonet.data.source import SplitItems
 from halonet.data.transforms import ImageTransform, seeded
-from halonet.data.unreadable import UnreadableLog
+from halonet.data.unreadable import UnreadableLog, load_readable
 
 
 class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
@@ -44,18 +44,12 @@ class ImageDataset(Dataset[tuple[torch.Tensor, int]]):
         return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        for further in range(len(self)):
-            number = (index + further) % len(self)
-            try:
-                image = load_item(self.split.items[number], in_chans=self.in_chans)
-            except UnreadableImageError as error:
-                if self.unreadable is None:
-                    raise
-                self.unreadable.note(error)
-                continue
-            with seeded(self.seed * 1_000_003 + index):
-                return self.transform(image), int(self.split.labels[number])
-        raise UnreadableImageError(f"none of {len(self)} images can be read")
+        image, label = load_readable(self._load, index, total=len(self), unreadable=self.unreadable)
+        with seeded(self.seed * 1_000_003 + index):
+            return self.transform(image), label
+
+    def _load(self, number: int) -> tuple[Any, int]:
+        return load_item(self.split.items[number], in_chans=self.in_chans), int(self.split.labels[number])
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -3,9 +3,13 @@
 import os
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from halonet.data.images import UnreadableImageError
+
+T = TypeVar("T")
 
 
 class TooManyUnreadableError(ValueError):
@@ -53,3 +57,19 @@ class UnreadableLog:
     def close(self) -> None:
         """Remove the file."""
         self._file.unlink(missing_ok=True)
+
+
+def load_readable(load: Callable[[int], T], index: int, *, total: int, unreadable: UnreadableLog | None) -> T:
+    """`load` of image `index` of `total`, counted on from the first again, or of the next one that can be read.
+
+    unreadable: notes those that cannot; None: the first such raises. Raises UnreadableImageError, as said or where none
+    can be read.
+    """
+    for further in range(total):
+        try:
+            return load((index + further) % total)
+        except UnreadableImageError as error:
+            if unreadable is None:
+                raise
+            unreadable.note(error)
+    raise UnreadableImageError(f"none of {total} images can be read")

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
+
+from halonet.processes import gather
 
 MASK_THRESHOLD = 0.5  # a pixel belongs to the object above it: Mask R-CNN's, and torchvision's
 
@@ -87,12 +89,8 @@ def gather_results(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     are taken then. Without `torch.distributed` the results themselves, in order. Call it in every process, with an
     empty list too.
     """
-    parts: list[Any] = [list(results)]
-    if distributed.is_available() and distributed.is_initialized():
-        parts = [None] * distributed.get_world_size()
-        distributed.all_gather_object(parts, list(results))
     gathered: dict[int, list[dict[str, Any]]] = {}
-    for part in parts:
+    for part in gather(list(results)):
         of_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for result in part:
             of_image[result["image_id"]].append(result)

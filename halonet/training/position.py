@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as lightning
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from halonet.data import EpochSampler
+from halonet.processes import gather
 
 Means = dict[str, dict[str, Any]]
 
@@ -93,11 +93,7 @@ class Position(lightning.Callback):
 
     def note(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Before a checkpoint within an epoch: gather the means of all processes."""
-        own = means_of(pl_module)
-        self._means = [own]
-        if trainer.world_size > 1:
-            self._means = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(self._means, own)
+        self._means = gather(means_of(pl_module))
 
     def forget(self) -> None:
         """Before a checkpoint after an epoch."""
@@ -115,7 +111,7 @@ def place_of(checkpoint: Mapping[str, Any]) -> tuple[int, int]:
     return epochs["processed"], loop["epoch_loop.batch_progress"]["current"]["processed"] if within else 0
 
 
-def means_of(module: torch.nn.Module) -> Means:
+def means_of(module: nn.Module) -> Means:
     """What the metrics within `module` have gathered so far: by their names, their tensors on the CPU and how often
     they were updated."""
     return {
@@ -132,7 +128,7 @@ def means_of(module: torch.nn.Module) -> Means:
     }
 
 
-def load_means(module: torch.nn.Module, means: Means) -> None:
+def load_means(module: nn.Module, means: Means) -> None:
     """Give the metrics within `module` what `means_of` found."""
     for name, found in means.items():
         metric = module.get_submodule(name)

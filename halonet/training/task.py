@@ -1,8 +1,8 @@
 """What a run is told of its task: how to build its parts, which figure judges it, and what it leaves behind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import lightning.pytorch as lightning
 from torch import nn
 
 from halonet.analysis.score import Score
-from halonet.training.config import RunConfig
+from halonet.training.config import DataConfig, ModelConfig, RunConfig
 from halonet.training.judgement import Judgement
 
 
@@ -30,6 +30,11 @@ class Parts:
     what: str
     test_is_val: bool
     notes: tuple[str, ...]
+
+    @property
+    def counted(self) -> str:
+        """The counts in words: "4000 train, 400 val, 400 test"."""
+        return ", ".join(f"{count} {name}" for name, count in self.counts.items())
 
     @property
     def model(self) -> nn.Module:
@@ -52,6 +57,18 @@ class Judging:
         for name in ("part", "backend"):
             if getattr(self, name) is not None:
                 raise ValueError(f"--{name}: has no meaning for this task; leave it out")
+
+
+def refuse_settings(config: RunConfig, *, task: str, data: Collection[str], model: Collection[str]) -> None:
+    """Raise ValueError for a setting of the sections `data` or `model` that is changed and not among those named, which
+    alone mean something to `task`."""
+    for section, given, plain, known in (
+        ("data", config.data, DataConfig(), data),
+        ("model", config.model, ModelConfig(), model),
+    ):
+        for field in fields(given):
+            if field.name not in known and getattr(given, field.name) != getattr(plain, field.name):
+                raise ValueError(f"{section}.{field.name}: has no meaning for the task {task}; leave it out")
 
 
 class TaskKind(ABC):

@@ -12,9 +12,8 @@ from torchvision.transforms.v2 import functional
 
 from halonet.data.coco.source import Annotated, AnnotatedItem
 from halonet.data.coco.transforms import DetectionTransform, Target
-from halonet.data.images import UnreadableImageError
 from halonet.data.transforms import seeded
-from halonet.data.unreadable import UnreadableLog
+from halonet.data.unreadable import UnreadableLog, load_readable
 
 Sample = tuple[Tensor, Target]
 
@@ -55,20 +54,15 @@ class DetectionDataset(Dataset[Sample]):
         return len(self.items)
 
     def __getitem__(self, index: int) -> Sample:
-        for further in range(len(self)):
-            item = self.items[(index + further) % len(self)]
-            try:
-                annotated = item.load()
-            except UnreadableImageError as error:
-                if self.unreadable is None:
-                    raise
-                self.unreadable.note(error)
-                continue
-            image, target = as_tensors(annotated)
-            with seeded(self.seed * 1_000_003 + index):
-                image, target = self.transform(image, target)
-            return _plain(image, target, image_id=item.image_id)
-        raise UnreadableImageError(f"none of {len(self)} images can be read")
+        annotated, image_id = load_readable(self._load, index, total=len(self), unreadable=self.unreadable)
+        image, target = as_tensors(annotated)
+        with seeded(self.seed * 1_000_003 + index):
+            image, target = self.transform(image, target)
+        return _plain(image, target, image_id=image_id)
+
+    def _load(self, number: int) -> tuple[Annotated, int]:
+        item = self.items[number]
+        return item.load(), item.image_id
 
 
 def as_tensors(annotated: Annotated) -> tuple[tv_tensors.Image, Target]:

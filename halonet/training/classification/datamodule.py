@@ -1,11 +1,8 @@
 """Loaders for a trainer."""
 
-import atexit
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import lightning.pytorch as lightning
 import torch
 from torch.utils.data import DataLoader
 
@@ -17,18 +14,17 @@ from halonet.data import (
     Split,
     SplitItems,
     StreamDataset,
-    UnreadableLog,
     eval_transform,
     train_transform,
 )
 from halonet.data.randaugment import RandAugmentForm
 from halonet.training.loading import StreamLoader, epoch_of, epoch_sampler, make_loader
-from halonet.training.unreadable import ReportUnreadable, say
+from halonet.training.unreadable import SkippingDataModule
 
 Loader = DataLoader[tuple[torch.Tensor, int]]
 
 
-class ImageDataModule(lightning.LightningDataModule):
+class ImageDataModule(SkippingDataModule):
     """The loaders of one source. Every part's images are (C, S, S) float32 as `preprocessing` says; only
     train is augmented.
 
@@ -45,9 +41,8 @@ class ImageDataModule(lightning.LightningDataModule):
         seed: int,
         randaugment_form: RandAugmentForm = "tensorflow",
     ) -> None:
-        super().__init__()
+        super().__init__(config=config)
         self.source = source
-        self.config = config
         self.preprocessing = preprocessing
         self.seed = seed
         augment = source.augment if config.augment == "auto" else config.augment
@@ -64,13 +59,6 @@ class ImageDataModule(lightning.LightningDataModule):
             randaugment_form=randaugment_form,
         )
 
-        self._unreadable: dict[Split, UnreadableLog] = {}
-
-    @property
-    def unreadable(self) -> Mapping[Split, UnreadableLog]:
-        """What each part lost so far, where unreadable images are skipped."""
-        return self._unreadable
-
     def counts(self, *, limit: int | float) -> dict[str, int]:
         """Images in each part; of a stream of unknown length what `limit` (as TrainerConfig.limit_train_batches) makes
         of it, nothing if that is a share."""
@@ -83,14 +71,14 @@ class ImageDataModule(lightning.LightningDataModule):
         """One part, augmented if it is train; of a stream, unless `whole`, this process's share of it."""
         train = split == "train"
         part = self.source.splits[split]
-        rank, world = (0, 1) if whole else self._place()
+        rank, world = (0, 1) if whole else self.place()
         options: dict[str, Any] = {
             "in_chans": self.preprocessing.in_chans,
             "transform": self._train_transform if train else eval_transform(self.preprocessing),
             "seed": self.seed,
         }
         if isinstance(part, SplitItems):
-            return ImageDataset(part, **options, unreadable=self._log(split, len(part), world))
+            return ImageDataset(part, **options, unreadable=self.log_of(split, len(part), world=world))
         limit = self.trainer.limit_train_batches if train and self.trainer else None
         batches = limit if isinstance(limit, int) else None
         total = part.count or (batches or 1) * world * self.config.batch_size
@@ -103,7 +91,7 @@ class ImageDataModule(lightning.LightningDataModule):
             rank=rank,
             world=world,
             batches=batches,
-            unreadable=self._log(split, total, world),
+            unreadable=self.log_of(split, total, world=world),
         )
 
     def train_dataloader(self) -> Loader:
@@ -116,22 +104,14 @@ class ImageDataModule(lightning.LightningDataModule):
         return self._loader(dataset, sampler=sampler)
 
     def val_dataloader(self) -> Loader:
-        return self._judging("val", *self._place())
+        return self._judging("val", *self.place())
 
     def test_dataloader(self) -> Loader:
-        return self._judging("test", *self._place())
+        return self._judging("test", *self.place())
 
     def whole_loader(self, split: Split) -> Loader:
         """A part to judge by on this process alone, in its own order, which is that of `dataset(split)`."""
         return self._judging(split, 0, 1, num_workers=0 if self.config.num_workers == 0 else 1)
-
-    def teardown(self, stage: str) -> None:
-        """Tells what `halonet validate` or `halonet test` had to skip; a training tells it every epoch."""
-        if stage == "fit" or any(isinstance(one, ReportUnreadable) for one in getattr(self.trainer, "callbacks", ())):
-            return
-        for split, log in self.unreadable.items():
-            if log.lines():
-                say(split, log.lines())
 
     def _judging(self, split: Split, rank: int, world: int, *, num_workers: int | None = None) -> Loader:
         dataset = self.dataset(split, whole=world == 1)
@@ -143,19 +123,7 @@ class ImageDataModule(lightning.LightningDataModule):
     @property
     def world_size(self) -> int:
         """Processes that share the parts out."""
-        return self._place()[1]
-
-    def _place(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _log(self, split: Split, total: int, world: int) -> UnreadableLog | None:
-        if self.config.on_error == "raise":
-            return None
-        if split not in self._unreadable:
-            log = UnreadableLog(part=split, total=max(1, total // world), most=self.config.max_error_fraction)
-            atexit.register(log.close)
-            self._unreadable[split] = log
-        return self._unreadable[split]
+        return self.place()[1]
 
     def _loader(self, dataset: ImageDataset, **options: Any) -> Loader:
         return make_loader(

@@ -91,9 +91,9 @@ class Classification(TaskKind):
 
     def introduction(self, parts: ClassificationParts) -> str:
         """See `TaskKind`."""
-        counts = ", ".join(f"{count} {name}" for name, count in parts.counts.items())
         side, in_chans = parts.preprocessing.img_size, parts.preprocessing.in_chans
-        return f"{parts.data_name}: {counts} images of {parts.source.num_classes} classes, as {side}x{side}x{in_chans}"
+        classes = f"{parts.source.num_classes} classes"
+        return f"{parts.data_name}: {parts.counted} images of {classes}, as {side}x{side}x{in_chans}"
 
     def leave(
         self,

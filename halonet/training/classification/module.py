@@ -5,7 +5,6 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from torchmetrics import MeanMetric
 from torchvision.transforms import v2
 
 from halonet.analysis.classification import Tally, tally
+from halonet.processes import gather
 from halonet.training.config import OptimConfig
 from halonet.training.optimizer import configure
 from halonet.training.sharding import ShardableModule
@@ -107,10 +107,8 @@ class ClassificationTask(ShardableModule):
 
     def _sum_tallies(self) -> None:
         """Each process has seen its share of the part."""
-        if self.tally is not None and self.trainer.world_size > 1:
-            tallies: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(tallies, self.tally)
-            self.tally = reduce(add, tallies)
+        if self.tally is not None:
+            self.tally = reduce(add, gather(self.tally))
 
     def _evaluate(self, split: str, batch: Batch) -> None:
         images, labels = batch

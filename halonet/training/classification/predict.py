@@ -7,11 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from halonet.data import Preprocessing, eval_transform, read_image
-from halonet.data.images import IMAGE_SUFFIXES
 from halonet.models.checkpoints import load_model
+from halonet.training.predicting import place_model
 
 
 @dataclass(frozen=True)
@@ -29,34 +28,6 @@ class Prediction:
     def to_line(self) -> str:
         ranked = zip(self.classes, self.probabilities, strict=True)
         return f"{self.path}: " + ", ".join(f"{name} {100 * p:.1f} %" for name, p in ranked)
-
-
-def pictures_of(paths: Iterable[Path]) -> list[Path]:
-    """The paths, each folder replaced by the pictures in it and below it, sorted. Raises ValueError for a folder
-    without."""
-    pictures: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            pictures.append(path)
-            continue
-        inside = sorted(
-            file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-        )
-        if not inside:
-            raise ValueError(f"no pictures in the folder {path}: expected files such as .png or .jpg")
-        pictures += inside
-    return pictures
-
-
-def place_model(model: nn.Module, device: str | None) -> str:
-    """Put a model where it answers, in eval mode; returns the device's name. null: cuda where there is one, else the
-    CPU. Raises ValueError for a device that is not there."""
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        model.eval().to(place)
-    except (RuntimeError, AssertionError) as error:  # torch raises either for a device that is not there
-        raise ValueError(f"device: {place}: {(str(error).splitlines() or [''])[0]}") from error
-    return place
 
 
 @torch.inference_mode()

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-from collections.abc import Mapping
 from typing import Any
 
-import lightning.pytorch as lightning
 from torch.utils.data import DataLoader
 
-from halonet.data import Split, UnreadableLog
+from halonet.data import Split
 from halonet.data.coco import (
     DetectionConfig,
     DetectionDataset,
@@ -20,12 +17,12 @@ from halonet.data.coco import (
 )
 from halonet.data.config import DataConfig
 from halonet.training.loading import epoch_sampler, make_loader
-from halonet.training.unreadable import ReportUnreadable, say
+from halonet.training.unreadable import SkippingDataModule
 
 Loader = DataLoader[Any]
 
 
-class DetectionDataModule(lightning.LightningDataModule):
+class DetectionDataModule(SkippingDataModule):
     """The loaders of one source: batches are (list of images, list of targets), images of any sizes.
 
     largest: pixels; side of the crops that `detection.scale_jitter` gives, where no crop_size is set.
@@ -34,18 +31,11 @@ class DetectionDataModule(lightning.LightningDataModule):
     def __init__(
         self, source: DetectionSource, *, config: DataConfig, detection: DetectionConfig, largest: int, seed: int
     ) -> None:
-        super().__init__()
+        super().__init__(config=config)
         self.source = source
-        self.config = config
         self.seed = seed
         self._train_transform = train_transform(detection, largest=largest)
         self._truths: dict[Split, dict[str, Any]] = {}
-        self._unreadable: dict[Split, UnreadableLog] = {}
-
-    @property
-    def unreadable(self) -> Mapping[Split, UnreadableLog]:
-        """What each part lost so far, where unreadable images are skipped."""
-        return self._unreadable
 
     def dataset(self, split: Split) -> DetectionDataset:
         """One part, augmented if it is train."""
@@ -56,7 +46,7 @@ class DetectionDataModule(lightning.LightningDataModule):
             transform=self._train_transform if train else eval_transform(),
             seed=self.seed,
             # To judge by, an image in another's place would be counted for it.
-            unreadable=self._log(split, len(items)) if train else None,
+            unreadable=self.log_of(split, len(items), world=self.place()[1]) if train else None,
         )
 
     def ground_truth(self, split: Split) -> dict[str, Any]:
@@ -75,27 +65,9 @@ class DetectionDataModule(lightning.LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self._judging("test")
 
-    def teardown(self, stage: str) -> None:
-        """Tells what `halonet validate` or `halonet test` had to skip; a training tells it every epoch."""
-        if stage == "fit" or any(isinstance(one, ReportUnreadable) for one in getattr(self.trainer, "callbacks", ())):
-            return
-        for split, log in self.unreadable.items():
-            if log.lines():
-                say(split, log.lines())
-
     def _judging(self, split: Split) -> Loader:
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self.place()
         return self._loader(self.dataset(split), rank=rank, world=world)
-
-    def _log(self, split: Split, total: int) -> UnreadableLog | None:
-        if self.config.on_error == "raise":
-            return None
-        if split not in self._unreadable:
-            world = self.trainer.world_size if self.trainer else 1
-            log = UnreadableLog(part=split, total=max(1, total // world), most=self.config.max_error_fraction)
-            atexit.register(log.close)
-            self._unreadable[split] = log
-        return self._unreadable[split]
 
     def _loader(self, dataset: DetectionDataset, **options: Any) -> Loader:
         return make_loader(

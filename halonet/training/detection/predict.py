@@ -15,7 +15,7 @@ from halonet.analysis.detection_pictures import draw_detections, enlargement
 from halonet.data import read_image
 from halonet.detection import coco_results, load_detector
 from halonet.files import replacing
-from halonet.training.classification.predict import place_model
+from halonet.training.predicting import place_model
 
 RESULTS, IMAGES = "detections.json", "images.json"
 

@@ -1,7 +1,7 @@
 """The task of telling disparities: its parts, its score, what it leaves behind."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,14 @@ from torch import nn
 
 import halonet
 from halonet.analysis.score import Score
-from halonet.data.config import DataConfig
 from halonet.data.stereo import StereoSource, open_stereo_source
 from halonet.models import list_models
 from halonet.models.checkpoints import load_model, load_weights
-from halonet.training.config import ModelConfig, RunConfig
+from halonet.training.config import RunConfig
 from halonet.training.stereo.datamodule import StereoDataModule
 from halonet.training.stereo.module import StereoTask
 from halonet.training.stereo.results import draw_pictures, judge_constant, write_weights
-from halonet.training.task import Judging, Parts, TaskKind
+from halonet.training.task import Judging, Parts, TaskKind, refuse_settings
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
 DATA_SETTINGS = {"root", "batch_size", "num_workers", "val_fraction", "split_seed"}
@@ -67,10 +66,9 @@ class Stereo(TaskKind):
 
     def introduction(self, parts: StereoParts) -> str:
         """See `TaskKind`."""
-        counts = ", ".join(f"{count} {name}" for name, count in parts.counts.items())
         crop = parts.source.crop_size
         cut = "" if crop is None else f", trained on crops of {crop[0]}x{crop[1]} (height x width)"
-        return f"{parts.data_name}: {counts} pairs{cut}"
+        return f"{parts.data_name}: {parts.counted} pairs{cut}"
 
     def leave(
         self,
@@ -98,13 +96,7 @@ def _check_settings(config: RunConfig) -> None:
     if config.model.name not in list_models(task="stereo"):
         names = ", ".join(list_models(task="stereo"))
         raise ValueError(f"model.name: expected a stereo model ({names}), got {config.model.name!r}")
-    for section, given, plain, known in (
-        ("data", config.data, DataConfig(), DATA_SETTINGS),
-        ("model", config.model, ModelConfig(), MODEL_SETTINGS),
-    ):
-        for field in fields(given):
-            if field.name not in known and getattr(given, field.name) != getattr(plain, field.name):
-                raise ValueError(f"{section}.{field.name}: has no meaning for the task stereo; leave it out")
+    refuse_settings(config, task="stereo", data=DATA_SETTINGS, model=MODEL_SETTINGS)
 
 
 def _assemble(model: nn.Module, source: StereoSource, config: RunConfig, notes: Sequence[str]) -> StereoParts:
