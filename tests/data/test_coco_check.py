@@ -132,6 +132,13 @@ CASES: dict[str, Callable[[Told, Path], Found]] = {
     "no segmentation": with_annotation(kind="segmentation_empty", segmentation=...),
     "null segmentation": with_annotation(kind="segmentation_empty", segmentation=None),
     "empty segmentation": with_annotation(kind="segmentation_empty", segmentation=[]),
+    "polygons outside": with_annotation(
+        kind="segmentation_empty", segmentation=[[-9, 1, -1, 1, -1, 5], [1, HEIGHT, 5, HEIGHT, 5, HEIGHT + 4]]
+    ),
+    "no pixel": with_annotation(kind="segmentation_empty", segmentation=rle([PIXELS])),
+    "no pixel as text": with_annotation(
+        kind="segmentation_empty", segmentation=rle(compressed(0 * square())["counts"])
+    ),
     "odd polygon": with_annotation(kind="segmentation_polygon", segmentation=[[1, 1, 5, 1, 5, 5, 1]]),
     "line": with_annotation(kind="segmentation_polygon", segmentation=[[1, 1, 5, 1]]),
     "second polygon": with_annotation(kind="segmentation_polygon", segmentation=[[1, 1, 5, 1, 5, 5], []]),
@@ -195,6 +202,21 @@ def test_a_right_set_has_no_problem(tmp_path: Path) -> None:
     assert check.problems == []
     facts = check.parts["train"]
     assert (facts.images, facts.annotations, facts.crowds, facts.categories) == (6, 8, 1, 3)
+
+
+def test_a_polygon_around_the_image_is_in_it(tmp_path: Path) -> None:
+    told = content()
+    around = [[-1, -1, WIDTH + 1, -1, WIDTH + 1, HEIGHT + 1, -1, HEIGHT + 1]]
+    told["annotations"][0]["segmentation"] = around
+    write_images(tmp_path / "images", told)
+    write_json(tmp_path / "labels.json", told)
+    assert check_folder(tmp_path) == []
+
+
+def test_a_file_without_images_is_told(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    write_json(tmp_path / "labels.json", {"images": [], "annotations": [], "categories": [{"id": 1, "name": "dog"}]})
+    assert found_in(tmp_path) == [("json", None, None)]
 
 
 def test_every_kind_is_found_at_once(tmp_path: Path) -> None:
@@ -286,7 +308,7 @@ def test_every_mask_of_pycocotools_is_right(data: st.DataObject) -> None:
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     mask = (rng.random((height, width)) < data.draw(st.floats(0, 1))).astype(np.uint8)
     told = compressed(mask)
-    assert wrong_segmentation(told, height=height, width=width) is None
+    assert (wrong_segmentation(told, height=height, width=width) is None) == mask.any()
     np.testing.assert_array_equal(decode(told, height=height, width=width), mask)
     longer = {**told, "size": [height, width + 1]}
     assert wrong_segmentation(longer, height=height, width=width + 1) is not None

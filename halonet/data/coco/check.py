@@ -76,6 +76,8 @@ def look_through(
             continue
         first = first or file
         problems += file.problems
+        if not file.images_listed:
+            problems.append(Problem("json", str(file.path), text="expected images, got none"))
         problems += differing_categories(file, first)
         if open_images:
             problems += _image_problems(file, jobs=jobs)

@@ -20,7 +20,7 @@ PROBLEMS = {
     "box_empty": "a box without width or height",
     "box_outside": "a box wholly outside its image",
     "box_beyond": "a box more than 1 pixel beyond its image; it is clipped and kept",
-    "segmentation_empty": "no segmentation, where others of the file have one",
+    "segmentation_empty": "no segmentation, where others of the file have one, or one without a pixel of the image",
     "segmentation_polygon": "a polygon of an odd number of coordinates, of fewer than 6, or of what is no number",
     "segmentation_rle": "run lengths of another size than the image, or that do not add up",
     "file_missing": "an image file that is not there",

@@ -41,9 +41,31 @@ def wrong_segmentation(segmentation: Any, *, height: int, width: int) -> tuple[s
     """
     if isinstance(segmentation, list):
         text = _wrong_polygons(segmentation, farthest=_FARTHEST * max(height, width))
+        if text is None and all(_is_outside(polygon, height=height, width=width) for polygon in segmentation):
+            return (
+                "segmentation_empty",
+                f"expected a polygon in the image, got none, the first {_short(segmentation[0])}",
+            )
         return None if text is None else ("segmentation_polygon", text)
     text = _wrong_run_lengths(segmentation, height=height, width=width)
+    if text is None and not _pixels(segmentation["counts"]):
+        return "segmentation_empty", "expected run lengths of at least one pixel, got none"
     return None if text is None else ("segmentation_rle", text)
+
+
+def _is_outside(polygon: list[float], *, height: int, width: int) -> bool:
+    """Whether all of a polygon is beyond one side of the image."""
+    if 0 < polygon[0] < width and 0 < polygon[1] < height:  # so for nearly all: the rest is not looked at
+        return False
+    columns, rows = polygon[::2], polygon[1::2]
+    return max(columns) <= 0 or min(columns) >= width or max(rows) <= 0 or min(rows) >= height
+
+
+def _pixels(counts: list[int] | str) -> int:
+    """Pixels of a mask by its run lengths, without problems."""
+    lengths = _from_text(counts) if isinstance(counts, str) else np.array(counts, np.int64)
+    assert lengths is not None
+    return int(lengths[1::2].sum())
 
 
 def _wrong_polygons(polygons: list[Any], *, farthest: float) -> str | None:
