@@ -143,6 +143,6 @@ def _write_csv(answers: Iterable[Any], path: Path) -> None:
 
 def weights_task(path: Path) -> str:
     """The task that weights were trained for, as the file says."""
-    from halonet.models.checkpoints import read_weights
+    from halonet.models.checkpoints import read_metadata
 
-    return read_weights(path)[1].get("task", "classification")
+    return read_metadata(path).get("task", "classification")
