@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import timm
+import torch
 from timm.models import is_model
 from torch import nn
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
@@ -18,6 +19,7 @@ from halonet.models.pyramid import PYRAMIDS, FeaturePyramid
 FINEST, COARSEST = 4, 32  # strides of the maps that carry a level
 TOP = 64  # stride of the coarsest level of an R-CNN
 TIMM = "timm/"
+_TRIED = 128  # pixels: about the least side of an image that a network of timm's is tried on
 
 
 def make_backbone(config: DetectorConfig) -> FeaturePyramid:
@@ -35,6 +37,8 @@ def make_backbone(config: DetectorConfig) -> FeaturePyramid:
         body = make_body(pyramid.backbone, {**pyramid.backbone_options, **options})
     else:
         body = make_body(config.backbone, options)
+    if config.backbone not in list_models() and pyramid is None:
+        check_body(body, config)
     info: Any = body.feature_info
     strides, widths = info.reduction(), info.channels()
     indices = level_indices(strides, finest=8 if config.kind == "retinanet" else FINEST, name=config.backbone)
@@ -75,6 +79,34 @@ def make_body(name: str, options: Mapping[str, Any]) -> nn.Module:
         return timm.create_model(plain, features_only=True, **options)
     except (TypeError, RuntimeError, AttributeError, AssertionError) as error:
         raise ValueError(f"timm cannot make a backbone of {plain} with {dict(options)}: {error}") from error
+
+
+@torch.no_grad()
+def check_body(body: Any, config: DetectorConfig) -> None:
+    """Tries a network of timm's on an image such as the detector will give it: many take images of one size alone.
+
+    Raises:
+        ValueError: it does not take it, or its maps are not those that its `feature_info` tells.
+    """
+    step, least = config.size_divisible, max(1, _TRIED // config.size_divisible)
+    most = -(-config.max_size // step)
+    height, width = (step * min(most, count) for count in (least, least + 1))
+    parameter = next(body.parameters())
+    was_training, channels = body.training, body.feature_info.channels()
+    try:
+        maps = body.eval()(torch.zeros(1, 3, height, width, device=parameter.device, dtype=parameter.dtype))
+    except (TypeError, ValueError, RuntimeError, AttributeError, AssertionError) as error:
+        told = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ValueError(
+            f"backbone {config.backbone} does not take images of {height} x {width} pixels ({told}); one that takes "
+            "some sizes alone needs a size_divisible, and max_size, that suit it"
+        ) from error
+    finally:
+        body.train(was_training)
+    axis = 3 if str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC") else 1
+    if [map_.ndim for map_ in maps] != [4] * len(channels) or [map_.shape[axis] for map_ in maps] != channels:
+        shapes = ", ".join(str(tuple(map_.shape)) for map_ in maps)
+        raise ValueError(f"backbone {config.backbone} must return maps of {channels} channels, it returns {shapes}")
 
 
 def level_indices(strides: list[int], *, finest: int, name: str) -> list[int]:

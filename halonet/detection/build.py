@@ -10,14 +10,17 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
 from halonet.detection.backbone import make_backbone
 from halonet.detection.config import DetectorConfig
 from halonet.detection.heads import (
+    answer_in_float32,
     make_anchors,
     make_box_head,
     make_mask_parts,
     make_pool,
     make_retina_head,
     make_rpn_head,
+    never_the_background,
 )
 from halonet.detection.norms import prepare_norms
+from halonet.detection.resizing import Resizing
 from halonet.detection.rows import detector_config
 from halonet.models.pyramid import FeaturePyramid
 
@@ -63,6 +66,7 @@ def create_detector(
     config = detector_config(name, **options)
     pyramid = make_backbone(config)
     model = _retina_net(config, pyramid) if config.kind == "retinanet" else _r_cnn(config, pyramid)
+    model.transform = Resizing.like(model.transform)
     prepare_norms(model, config)
     arguments = {**options, "num_classes": config.num_classes}
     model.model_name, model.config, model.model_arguments = name, config, arguments
@@ -77,7 +81,7 @@ def _r_cnn(config: DetectorConfig, pyramid: FeaturePyramid) -> FasterRCNN:
     model, masks = FasterRCNN, {}
     if config.kind == "maskrcnn":
         model, masks = MaskRCNN, {"mask_roi_pool": make_pool(carrying, 14), **make_mask_parts(config)}
-    return model(
+    detector = model(
         pyramid,
         box_predictor=FastRCNNPredictor(config.fc_dim, config.num_classes),
         rpn_anchor_generator=make_anchors(config, list(strides.values())),
@@ -89,11 +93,15 @@ def _r_cnn(config: DetectorConfig, pyramid: FeaturePyramid) -> FasterRCNN:
         **_resizing(config, pyramid),
         **options,
     )
+    answer_in_float32(detector.rpn.head, detector.roi_heads.box_predictor)
+    if masks:
+        answer_in_float32(detector.roi_heads.mask_predictor)
+    return detector
 
 
 def _retina_net(config: DetectorConfig, pyramid: FeaturePyramid) -> RetinaNet:
     strides = list(pyramid.strides.values())
-    return RetinaNet(
+    detector = RetinaNet(
         pyramid,
         config.num_classes,
         anchor_generator=make_anchors(config, strides),
@@ -106,6 +114,9 @@ def _retina_net(config: DetectorConfig, pyramid: FeaturePyramid) -> RetinaNet:
         topk_candidates=config.topk_candidates,
         **_resizing(config, pyramid),
     )
+    answer_in_float32(detector.head)
+    never_the_background(detector.head)
+    return detector
 
 
 def _resizing(config: DetectorConfig, pyramid: FeaturePyramid) -> dict[str, Any]:

@@ -90,11 +90,13 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Modul
     return model, metadata
 
 
-def load_detector_weights(model: nn.Module, path: str | PathLike[str]) -> LoadReport:
+def load_detector_weights(model: nn.Module, path: str | PathLike[str], *, other_classes: bool = False) -> LoadReport:
     """Loads a file of `save_detector` into a detector that may differ in image size or number of classes.
 
     Position tables of another length are interpolated; layers of another number of classes are left as the model has
     them, and told as `replaced`.
+
+    other_classes: those layers are left so though they are as many: the file's classes are not the model's.
 
     Raises:
         ValueError: the file is missing or damaged, or anything else does not fit; the message lists the keys.
@@ -102,7 +104,8 @@ def load_detector_weights(model: nn.Module, path: str | PathLike[str]) -> LoadRe
     state, metadata = read_weights(path)
     own, report, fitted = model.state_dict(), LoadReport(), {}
     for name, tensor in state.items():
-        if name in own and own[name].shape != tensor.shape and _OF_CLASSES.search(name):
+        differs = name in own and (other_classes or own[name].shape != tensor.shape)
+        if differs and _OF_CLASSES.search(name):
             report.replaced.append(name)
             continue
         fitted[name] = resized(name, tensor, own[name].shape) if name in own else tensor

@@ -73,7 +73,15 @@ class LevelRegressionHead(_AfterTower, RetinaNetRegressionHead):
     """torchvision's RetinaNetRegressionHead with norms of each level."""
 
 
-class StridedAnchors(AnchorGenerator):
+class Anchors(AnchorGenerator):
+    """torchvision's, in float32 at least: in bfloat16, which autocast's maps have, pixels above 256 cannot be told
+    apart."""
+
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.promote_types(dtype, torch.float32), device)
+
+
+class StridedAnchors(Anchors):
     """Anchors at multiples of each level's stride.
 
     torchvision's stand at multiples of image size // map size, which is less where a stride does not divide the image.
@@ -92,13 +100,54 @@ class StridedAnchors(AnchorGenerator):
         return [anchors] * len(image_list.image_sizes)
 
 
+class LevelPool(MultiScaleRoIAlign):
+    """torchvision's, of maps in another precision than the boxes."""
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """(N, C, size, size) of N boxes, in the precision of the maps."""
+        dtype = next(iter(x.values())).dtype
+        pooled: Tensor = super().forward({name: x[name].to(boxes[0].dtype) for name in x}, boxes, image_shapes)
+        return pooled.to(dtype)
+
+
+def answer_in_float32(*heads: nn.Module) -> None:
+    """Makes heads answer in float32 at least, whatever autocast computes them in.
+
+    torchvision gives boxes the type of what the heads say of them, and bfloat16 has 8 pixels between neighbours at
+    1024. The state dict stays as it is.
+    """
+    for head in heads:
+        head.register_forward_hook(_in_float32)
+
+
+def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
+    if isinstance(output, Tensor):
+        return output.to(torch.promote_types(output.dtype, torch.float32))
+    if isinstance(output, dict):
+        return {name: _in_float32(module, inputs, value) for name, value in output.items()}
+    return type(output)(_in_float32(module, inputs, value) for value in output)
+
+
+def never_the_background(head: RetinaNetHead) -> None:
+    """Makes a RetinaNet find no background: torchvision takes label 0, which no target has, for a class as any."""
+    head.register_forward_hook(_without_background)
+
+
+def _without_background(module: nn.Module, inputs: Any, output: dict[str, Tensor]) -> dict[str, Tensor]:
+    if module.training:
+        return output
+    logits = output["cls_logits"].clone()
+    logits[..., 0] = -torch.inf
+    return {**output, "cls_logits": logits}
+
+
 def make_anchors(config: DetectorConfig, strides: Sequence[int]) -> AnchorGenerator:
     """Anchors of a pyramid with these strides: the configuration's ratios and octaves at each."""
     octaves = [2 ** (step / config.anchor_octaves) for step in range(config.anchor_octaves)]
     # Whole pixels, as torchvision's RetinaNet has them.
     sizes = tuple(tuple(int(config.anchor_scale * stride * octave) for octave in octaves) for stride in strides)
     ratios = (config.anchor_ratios,) * len(sizes)
-    return StridedAnchors(sizes, ratios, strides=strides) if config.exact_strides else AnchorGenerator(sizes, ratios)
+    return StridedAnchors(sizes, ratios, strides=strides) if config.exact_strides else Anchors(sizes, ratios)
 
 
 def make_rpn_head(config: DetectorConfig, *, levels: int) -> RPNHead:
@@ -151,7 +200,7 @@ def make_pool(levels: dict[str, int], size: int) -> MultiScaleRoIAlign:
         levels: stride of each level that carries regions, by name.
         size: pixels.
     """
-    pool = MultiScaleRoIAlign(featmap_names=list(levels), output_size=size, sampling_ratio=2)
+    pool = LevelPool(featmap_names=list(levels), output_size=size, sampling_ratio=2)
     # torchvision guesses these from the first batch, wrongly where its images are very small.
     pool.scales = [1 / stride for stride in levels.values()]
     finest, coarsest = (stride.bit_length() - 1 for stride in (min(levels.values()), max(levels.values())))

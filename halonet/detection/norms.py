@@ -74,12 +74,26 @@ def first_parts(body: Any, count: int) -> list[nn.Module]:
         stages = [stage for stage in getattr(body.model, "stages", ()) if hasattr(stage, "embedding")]
         ends = [[stages[0].embedding], *([stage] for stage in stages)] if stages else []
     else:
-        names = list(children)
-        last = [name.replace(".", "_") for name in body.feature_info.module_name()]
-        if last[0].startswith(("stage", "layers")):  # what stands before the first stage is no map of its own
-            last.insert(0, names[names.index(last[0]) - 1])
-        stops = [0, *(names.index(name) + 1 if name in names else 0 for name in last)]
-        ends = [[children[name] for name in names[a:b]] for a, b in pairwise(stops)]
+        ends = _stages_in_turn(body)
     if count > len(ends):
         raise ValueError(f"frozen_stages must be from 0 to {len(ends)} for this backbone, got {count}")
     return [part for parts in ends[:count] for part in parts]
+
+
+def _stages_in_turn(body: Any) -> list[list[nn.Module]]:
+    """The parts of a network of timm's from one map to the next, as its modules follow each other; none where what
+    makes a map is no module of its own."""
+    told = list(body.feature_info.module_name())
+    modules: dict[str, nn.Module] = {}
+    for name, child in body.named_children():
+        if any(one.startswith(f"{name}.") for one in told):  # EfficientNet's kin: stages within one module
+            modules |= {f"{name}.{place}": part for place, part in child.named_children()}
+        else:
+            modules[name] = child
+    order, last = list(modules), [name if name in modules else name.replace(".", "_") for name in told]
+    if not set(last) <= set(order):
+        return []
+    if last[0].startswith(("stage", "layers")):  # what stands before the first stage is no map of its own
+        last.insert(0, order[order.index(last[0]) - 1])
+    stops = [0, *(order.index(name) + 1 for name in last)]
+    return [[modules[name] for name in order[a:b]] for a, b in pairwise(stops)]

@@ -104,7 +104,7 @@ def _coco_source(root: Path, detection: DetectionConfig, *, val_fraction: float,
         categories=first.categories,
         test_is_val=test_is_val,
         problems=[problem for file in files.values() for problem in file.problems],
-        has_masks=all(file.has_masks for file in files.values()),
+        has_masks=all(file.has_masks or not file.annotations_listed for file in files.values()),
         form=form,
     )
 

@@ -81,8 +81,8 @@ class DetectionSource:
 
     name: short, for the run's name. splits: its parts. categories: label i + 1 is categories[i]. test_is_val: the set
     holds no test part, so that its validation part is used twice. problems: what is wrong with the annotations, in the
-    order of the files. has_masks: False where no annotation has a segmentation; masks are then filled boxes. form: how
-    it lies on disk.
+    order of the files. has_masks: False where the annotations of some part have no segmentation; its masks are then
+    filled boxes. form: how it lies on disk.
     """
 
     name: str

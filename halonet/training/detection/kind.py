@@ -14,7 +14,9 @@ from torch import nn
 from halonet.analysis.score import Score
 from halonet.data.coco import DetectionSource, open_detection_source
 from halonet.detection import create_detector, init_backbone, load_detector, load_detector_weights
+from halonet.models.checkpoints import read_weights
 from halonet.training.config import RunConfig
+from halonet.training.detection.categories import ids_of_labels, names_of
 from halonet.training.detection.datamodule import DetectionDataModule
 from halonet.training.detection.module import DetectionTask
 from halonet.training.detection.results import (
@@ -61,6 +63,7 @@ class Detection(TaskKind):
         source = _open(config)
         lightning.seed_everything(config.seed, workers=False, verbose=False)
         model = create_detector(config.model.name, num_classes=source.num_classes, **_options(config))
+        _check_masks(model, source)
         notes: list[str] = []
         if config.detection.backbone_weights is not None:
             report = init_backbone(model, config.detection.backbone_weights)
@@ -69,21 +72,17 @@ class Detection(TaskKind):
             )
             notes.append(f"backbone started from {config.detection.backbone_weights}: {counts}")
         if config.model.weights is not None:
-            load_detector_weights(model, config.model.weights)
-            notes.append(f"started from {config.model.weights}")
+            notes.append(_begin(model, config.model.weights, source))
         return _assemble(model, source, config, notes)
 
     def from_weights(self, config: RunConfig, weights: Path, *, judging: Judging) -> DetectionParts:
         """See `TaskKind`."""
         judging.refuse_choices()
-        model, _ = load_detector(weights)
+        model, metadata = load_detector(weights)
         source = _open(config)
         known: Any = model.config
-        if known.num_classes != source.num_classes:
-            raise ValueError(
-                f"{weights} is of {known.num_classes - 1} categories, {source.name} has {source.num_classes - 1}"
-            )
-        return _assemble(model, source, config, [])
+        ids = ids_of_labels(names_of(metadata), source, labels=known.num_classes - 1, weights=weights)
+        return _assemble(model, source, config, [], category_ids=ids)
 
     def figures(self, parts: DetectionParts) -> dict[str, Any]:
         """See `TaskKind`."""
@@ -92,7 +91,8 @@ class Detection(TaskKind):
 
     def judgement(self, parts: DetectionParts, about: dict[str, Any], logged: dict[str, float]) -> Judgement:
         """See `TaskKind`."""
-        about = {**about, "images": len(parts.task.seen)}
+        left_out = parts.counts[about["split"]] - len(parts.task.seen)
+        about = {**about, "images": len(parts.task.seen), **({"left_out": left_out} if left_out else {})}
         return DetectionJudgement(about, logged, parts.task.evaluation, parts.task.results)
 
     def threads(self, config: RunConfig) -> int | None:
@@ -136,6 +136,23 @@ def _open(config: RunConfig) -> DetectionSource:
     return source
 
 
+def _check_masks(model: Any, source: DetectionSource) -> None:
+    if model.config.kind == "maskrcnn" and not source.has_masks:
+        raise ValueError(
+            f"model.name: {model.model_name} is a Mask R-CNN, but {source.name} has a part without segmentations; "
+            "expected a detector of boxes alone: fasterrcnn_*, retinanet_* or fasterrcnn/BACKBONE"
+        )
+
+
+def _begin(model: nn.Module, weights: str, source: DetectionSource) -> str:
+    """Loads the weights that a run starts from; returns a word on it."""
+    known = names_of(read_weights(weights)[1])
+    others = known is not None and known != [category.name for category in source.categories]
+    report = load_detector_weights(model, weights, other_classes=others)
+    anew = f"; other categories: {len(report.replaced)} tensors start anew" if report.replaced else ""
+    return f"started from {weights}{anew}"
+
+
 def _options(config: RunConfig) -> dict[str, Any]:
     """Of `create_detector`: the overrides, with the stochastic depth among the backbone's options."""
     options = dict(config.model.overrides)
@@ -154,10 +171,18 @@ def _check_settings(config: RunConfig) -> None:
     refuse_settings(config, task="detection", data=DATA_SETTINGS, model=MODEL_SETTINGS)
 
 
-def _assemble(model: nn.Module, source: DetectionSource, config: RunConfig, notes: Sequence[str]) -> DetectionParts:
+def _assemble(
+    model: nn.Module,
+    source: DetectionSource,
+    config: RunConfig,
+    notes: Sequence[str],
+    *,
+    category_ids: Sequence[int] | None = None,
+) -> DetectionParts:
     known: Any = model.config
+    ids = [category.id for category in source.categories] if category_ids is None else category_ids
     return DetectionParts(
-        task=DetectionTask(model, optim=config.optim, category_ids=[category.id for category in source.categories]),
+        task=DetectionTask(model, optim=config.optim, category_ids=ids, masks=source.has_masks),
         data=DetectionDataModule(
             source, config=config.data, detection=config.detection, largest=known.max_size, seed=config.seed
         ),

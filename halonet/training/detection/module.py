@@ -14,6 +14,7 @@ from halonet.detection.evaluation import Evaluation, judge_results
 from halonet.detection.results import coco_results, gather_results
 from halonet.processes import gather
 from halonet.training.config import OptimConfig
+from halonet.training.detection.categories import ELSEWHERE
 from halonet.training.optimizer import configure
 from halonet.training.sharding import ShardableModule
 
@@ -34,17 +35,20 @@ class DetectionTask(ShardableModule):
     sum that is minimized, and its parts by torchvision's names; val/ and test/ box_ap, box_ap50, ... and, of a detector
     with masks, mask_ap, ... (shares from 0 to 1; see `Evaluation`); lr a step.
 
-    category_ids: COCO's id of each label: label 1 is category_ids[0].
+    category_ids: the data's id of each label: label 1 is category_ids[0]; detections of ELSEWHERE do not count.
+    masks: False: a Mask R-CNN is judged by its boxes alone, as the data have no masks.
     """
 
-    def __init__(self, model: nn.Module, *, optim: OptimConfig, category_ids: Sequence[int]) -> None:
+    def __init__(
+        self, model: nn.Module, *, optim: OptimConfig, category_ids: Sequence[int], masks: bool = True
+    ) -> None:
         super().__init__()
         self.model = model
         self.optim = optim
         self.category_ids = tuple(category_ids)
         config: Any = model.config
         self.losses: tuple[str, ...] = LOSSES[config.kind]
-        self.kinds: tuple[str, ...] = ("bbox", "segm") if config.kind == "maskrcnn" else ("bbox",)
+        self.kinds: tuple[str, ...] = ("bbox", "segm") if config.kind == "maskrcnn" and masks else ("bbox",)
         self.means = nn.ModuleDict({name: MeanMetric() for name in ("loss", *self.losses)})
         self.results: list[dict[str, Any]] = []  # of the part that was judged last, in COCO's form
         self.seen: list[int] = []  # its images
@@ -83,7 +87,8 @@ class DetectionTask(ShardableModule):
         images, targets = batch
         ids = [int(target["image_id"]) for target in targets]
         self.seen += ids
-        self.results += coco_results(self(images), ids, category_ids=self.category_ids, masks="segm" in self.kinds)
+        told = coco_results(self(images), ids, category_ids=self.category_ids, masks="segm" in self.kinds)
+        self.results += [result for result in told if result["category_id"] != ELSEWHERE]
 
     def on_validation_epoch_end(self) -> None:
         self._judge("val")
