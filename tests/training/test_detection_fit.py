@@ -136,6 +136,8 @@ def test_other_kinds_and_backbones(kind: str, backbone: str) -> None:
     options = ("--model.name", f"{kind}/{backbone}", "--trainer.precision=bf16-mixed", "--optim.ema_decay=0.5")
     small = ("--model.overrides.fpn_channels=16", "--model.overrides.box_convs=0", "--model.overrides.fc_dim=16")
     again = () if kind == "retinanet" else ("--model.grad_checkpointing=true",)
+    # At 64 pixels level 6 is one pixel, whose gradient torch gets wrong in bfloat16 on a CPU (docs/detection.md).
+    small += ("--model.overrides.min_size=96", "--model.overrides.max_size=96")
     one = tuple(f"--trainer.limit_{part}_batches=1" for part in ("train", "val", "test"))
     assert run("fit", *NANO, *options, *small, *again, *one, "--trainer.max_epochs=1", "--out=runs") == 0
     metrics = json.loads((only_run(Path("runs")) / "metrics.json").read_text())
