@@ -53,7 +53,8 @@ class DetectorConfig:
     mask_convs: convolutions of the mask head, of mask_channels.
     min_size: shorter side that an image is resized to, one of them by chance in training, the last otherwise.
     max_size: longer side that it may not exceed.
-    size_divisible: images are filled up with zeros to a multiple of it.
+    size_divisible: images are filled up with zeros to a multiple of it, of 32 itself; more for a backbone of timm that
+        takes some sizes alone.
     image_mean, image_std: of the images in 0..1; None: what the backbone's description says, ImageNet's otherwise.
     detections_per_img: boxes of an image at most.
     topk_candidates: of a RetinaNet, boxes of a level before the overlapping ones are left out.

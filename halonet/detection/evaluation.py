@@ -139,10 +139,14 @@ def _check(ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
         for kind in kinds:
             needed = {"bbox" if kind == "bbox" else "segmentation"} | ({"area"} if what == "ground_truth" else set())
             for entry in entries:
-                lacking = [key for key in sorted(needed) if key not in entry or entry[key] in (None, [])]
+                lacking = [key for key in sorted(needed) if entry.get(key) is None or _is_empty(entry[key])]
                 if lacking:
                     where = f"the entry of {name} {entry.get(name)!r}"
                     raise ValueError(f"{what}: {where} has no {lacking[0]}, which kind {kind!r} needs")
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, list) and not value
 
 
 def _mean(precision: np.ndarray) -> float:

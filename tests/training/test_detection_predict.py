@@ -231,3 +231,11 @@ def test_a_detector_from_its_file(capsys: Capture) -> None:
     assert json.loads(Path("detections.json").read_text()) == expected
     assert len(told["objects"]) == len(expected) > 0
     assert np.asarray(Image.open("scene_detections.png")).shape == (384, 384, 3)
+
+
+@pytest.mark.usefixtures("detector")
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_judging_as_another_task(command: str, capsys: Capture) -> None:
+    said = error_line(capsys, command, "--weights", "weights.safetensors")
+    expected = "weights.safetensors is of the task detection, not classification: give --task detection"
+    assert said == f"halonet: error: {expected}"

@@ -22,7 +22,8 @@ from halonet.data.coco.source import tight_boxes
 Target = dict[str, Tensor]
 DetectionTransform = Callable[[tv_tensors.Image, Target], tuple[tv_tensors.Image, Target]]
 
-# Of ImageNet's pictures: what torchvision's detectors subtract, so that the padding is 0 for the network, as theirs is.
+# Of ImageNet's pictures: what torchvision's detectors subtract, so that the padding is 0 for the network, as theirs
+# is, but for the step of 255.
 _FILL = tuple(round(255 * mean) for mean in (0.485, 0.456, 0.406))
 _OF_OBJECTS = ("boxes", "labels", "masks", "iscrowd", "area")
 
