@@ -192,6 +192,16 @@ def test_summary(capsys: Capture) -> None:
         (("predict", "--weights", "w", "--tpo", "3", "picture.png"), "unrecognized arguments: --tpo"),
         (("summary",), "required: NAME"),
         (("summary", "halonet_h0_265"), "halonet_h0_256"),
+        (("summary", "maskrcnn_halo_nano_128"), "detector: halonet analyse detectors maskrcnn_halo_nano_128 tells"),
+        (("study", "maskrcnn_botnet50_1024"), "detector: halonet analyse detectors maskrcnn_botnet50_1024 sets"),
+        (("study", "vil_table2", "--model.name", "retinanet_resnet18_800"), "is a detector"),
+        (("explain", "p.png", "--model", "fasterrcnn_botnet50_1024"), "is a detector: what classifiers and pyramids"),
+        (
+            ("export", "maskrcnn_halo_nano_128", "--format", "onnx", "--out", "a.onnx"),
+            "is a detector: its weights stay",
+        ),
+        (("fit", "--model.name", "maskrcnn_halo_nano_128"), "is a detector, which --task detection trains"),
+        (("models", "maskrcnn_*"), "detectors are listed by --task detection"),
     ],
 )
 def test_mistakes_in_one_line(arguments: tuple[str, ...], told: str, capsys: Capture) -> None:

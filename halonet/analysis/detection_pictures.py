@@ -85,17 +85,8 @@ def draw_detections(
     sure = np.ones(len(boxes)) if scores is None else np.asarray(scores, dtype=np.float64).reshape(-1)
     _check(image, boxes, labels, sure, masks, names)
     order = [number for number in np.argsort(sure, kind="stable") if scores is None or sure[number] >= score_threshold]
-    pixels = image.astype(np.float32)
-    edges = []
-    for number in order if masks is not None else ():
-        inside = np.asarray(masks[number]).reshape(image.shape[:2]) > 0.5  # type: ignore[index]
-        colour = np.array(class_colour(int(labels[number])), dtype=np.float32)
-        pixels[inside] += MASK_OPACITY * (colour - pixels[inside])
-        edges.append((inside, colour))
-    pixels = _enlarged(np.rint(pixels).astype(np.uint8), enlarge)
-    for inside, colour in edges:
-        pixels[_outline(_enlarged(inside, enlarge))] = colour
-    canvas = Image.fromarray(pixels)
+    shown = [] if masks is None else [(masks[number], class_colour(int(labels[number]))) for number in order]
+    canvas = Image.fromarray(_under_masks(image, shown, enlarge))
     pen = ImageDraw.Draw(canvas)
     corners = boxes * enlarge
     for number in order:
@@ -109,6 +100,21 @@ def draw_detections(
         text += "" if scores is None else f" {100 * sure[number]:.0f} %"
         _write(pen, canvas.size, (corners[number][0], corners[number][1]), text, class_colour(label), taken)
     return np.asarray(canvas)
+
+
+def _under_masks(image: np.ndarray, masks: Sequence[tuple[Any, tuple[int, int, int]]], enlarge: int) -> np.ndarray:
+    """The picture enlarged, with masks in their colours laid over, then outlined."""
+    pixels = image.astype(np.float32)
+    edges = []
+    for mask, shade in masks:
+        inside = np.asarray(mask).reshape(image.shape[:2]) > 0.5
+        colour = np.array(shade, dtype=np.float32)
+        pixels[inside] += MASK_OPACITY * (colour - pixels[inside])
+        edges.append((inside, colour))
+    pixels = _enlarged(np.rint(pixels).astype(np.uint8), enlarge)
+    for inside, colour in edges:
+        pixels[_outline(_enlarged(inside, enlarge))] = colour
+    return pixels
 
 
 def _check(

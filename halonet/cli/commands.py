@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import halonet
+from halonet.cli.detectors import refuse_detector
 from halonet.cli.settings import parse_settings
 from halonet.cli.words import Parser, UsageError, nearest
+from halonet.models.zoo import is_detector
 
 
 def fit(arguments: Sequence[str]) -> int:
@@ -42,6 +44,7 @@ def summary(arguments: Sequence[str]) -> int:
     parser.add_argument("--img-size", type=int, metavar="PIXELS", help="side of the image (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     values = parser.parse_args(arguments)
+    refuse_detector(values.name, instead="halonet analyse detectors NAME tells what its parts cost")
     from halonet import analysis
 
     table = analysis.summary(values.name, img_size=values.img_size)
@@ -59,7 +62,10 @@ def models(arguments: Sequence[str]) -> int:
     names = _names_of(values.task, values.pattern)
     if not names:
         known = _names_of(values.task, "*")
-        raise UsageError(f"no {values.task} model matches {values.pattern!r}{nearest(values.pattern, known)}")
+        hint = nearest(values.pattern, known)
+        if values.task != "detection" and is_detector(values.pattern):
+            hint = ", detectors are listed by --task detection"
+        raise UsageError(f"no {values.task} model matches {values.pattern!r}{hint}")
     print("\n".join(names))
     return 0
 
@@ -91,6 +97,8 @@ def explain(arguments: Sequence[str]) -> int:
     parser.add_argument("--query", nargs="+", default=[], type=pixel, metavar="X,Y", help="pixels that attend")
     parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="default explain.png")
     values = vars(parser.parse_args(arguments))
+    for given in filter(None, (values["weights"], values["model"])):
+        refuse_detector(given, instead="what classifiers and pyramids attend to is drawn; give its backbone by --model")
     images, out, queries = (values.pop(name) for name in ("images", "out", "query"))
     from halonet.analysis.explain import explain
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from halonet.cli.commands import positive
+from halonet.cli.detectors import refuse_detector
 from halonet.cli.words import Parser, UsageError
 
 
@@ -17,6 +18,7 @@ def export(arguments: Sequence[str]) -> int:
     from halonet.export.programs import check_installed
     from halonet.export.source import open_source
 
+    refuse_detector(values.source, instead="its weights stay safetensors, which halonet.detection.load_detector opens")
     check_installed(values.format)
     source = open_source(values.source, img_size=values.img_size and (values.img_size[0], values.img_size[-1]))
     (_write_hub if values.format == "hub" else _write_program)(source, values)

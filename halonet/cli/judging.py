@@ -34,7 +34,12 @@ def evaluate(command: str, arguments: Sequence[str]) -> int:
     checkpoint = values["ckpt_path"] and resolve_checkpoint(values["ckpt_path"], out=config.out)
     weights = values["weights"] and Path(values["weights"])
     # The default, which a newcomer may have left as it is; the other tasks tell by themselves what they got.
-    if weights and config.task == "classification" and (task := weights_task(weights)) != config.task:
+    if (
+        weights
+        and not checkpoint
+        and config.task == "classification"
+        and (task := weights_task(weights)) != config.task
+    ):
         raise UsageError(f"{weights} is of the task {task}, not {config.task}: give --task {task}")
     split: Any = "val" if command == "validate" else "test"
     judging = Judging(split, part=values["part"], backend=values["backend"])
@@ -146,6 +151,6 @@ def _write_csv(answers: Iterable[Any], path: Path) -> None:
 
 def weights_task(path: Path) -> str:
     """The task that weights were trained for, as the file says."""
-    from halonet.models.checkpoints import read_weights
+    from halonet.models.checkpoints import read_metadata
 
-    return read_weights(path)[1].get("task", "classification")
+    return read_metadata(path).get("task", "classification")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from halonet.cli.commands import positive
+from halonet.cli.detectors import refuse_detector
 from halonet.cli.settings import parse_settings, setting_names
 from halonet.cli.words import Parser, UsageError, nearest
 
@@ -95,6 +96,7 @@ def _run(
 
 def _chosen(studies: Mapping[str, Study], name: str) -> Study:
     if name not in studies:
+        refuse_detector(name, instead="halonet analyse detectors NAME sets what is published beside what is counted")
         raise UsageError(f"no study {name!r}{nearest(name, studies)}; halonet study --list lists them")
     return studies[name]
 
@@ -120,6 +122,7 @@ def _settings(study: Study, arguments: Sequence[str], *, small: bool) -> tuple[R
         raise UsageError("task: studies are of classification")
     recipe = [] if small else ["--config", study.recipe]
     base, _ = parse_settings("study", [*recipe, *arguments], description="", options={})
+    refuse_detector(base.model.name, instead="studies are of classification")
     flat = base.to_dict()
     given: dict[str, Any] = {}
     for name in names:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from halonet.detection.build import create_detector
 from halonet.models.checkpoints import (
+    DETECTION,
     LoadReport,
     counts_batches,
     key_faults,
@@ -24,7 +25,6 @@ from halonet.models.checkpoints import (
 )
 from halonet.models.resnet_weights import FRESH, our_name
 
-TASK = "detection"
 # Layers whose size is the number of classes.
 _OF_CLASSES = re.compile(r"\.(cls_score|box_predictor\.bbox_pred|mask_fcn_logits|classification_head\.cls_logits)\.")
 # Of a classifier, what no detector has a place for: its head, and convolutions that attention has replaced.
@@ -63,7 +63,7 @@ def save_detector(model: nn.Module, path: str | PathLike[str], *, metadata: Mapp
     Raises:
         OSError: the file cannot be written; an older one is as it was.
     """
-    save_weights(model, path, metadata={"task": TASK, **(metadata or {})})
+    save_weights(model, path, metadata={"task": DETECTION, **(metadata or {})})
 
 
 def load_detector(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Module, dict[str, str]]:
@@ -81,7 +81,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Modul
         ValueError: the file is none of a detector, or does not fit.
     """
     _, metadata = read_weights(path)
-    if metadata.get("task") != TASK or "model" not in metadata or "arguments" not in metadata:
+    if metadata.get("task") != DETECTION or "model" not in metadata or "arguments" not in metadata:
         raise ValueError(f"{path} does not hold a detector; was it written by save_detector?")
     arguments = json.loads(metadata["arguments"])
     options = {"backbone_options": {}, **arguments}["backbone_options"] | dict(overrides.pop("backbone_options", {}))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,7 @@ from halonet.ops import resize_bias, resize_table
 TABLES = ("height_table", "width_table")
 BIASES = ("bias_table",)
 HEAD = ("head.fc.weight", "head.fc.bias")
+DETECTION = "detection"  # "task" in the metadata of a detector's weights
 
 
 @dataclass
@@ -82,7 +84,9 @@ def load_model(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Module, 
     """
     from halonet.models.zoo import create_model
 
-    _, metadata = read_weights(path)
+    metadata = read_metadata(path)
+    if metadata.get("task") == DETECTION:
+        raise ValueError(f"{path} holds the detector {metadata.get('model')}: halonet.detection.load_detector opens it")
     if "model" not in metadata or "arguments" not in metadata:
         raise ValueError(f"{path} does not say which model it holds; was it written by save_weights?")
     arguments = {**json.loads(metadata["arguments"]), **overrides}
@@ -95,11 +99,23 @@ def read_weights(path: str | PathLike[str]) -> tuple[dict[str, Tensor], dict[str
     Raises:
         ValueError: the file is missing or damaged.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
+
+
+def read_metadata(path: str | PathLike[str]) -> dict[str, str]:
+    """Of a safetensors file, without its tensors. Raises ValueError as `read_weights` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: str | PathLike[str]) -> Iterator[Any]:
     if not Path(path).is_file():
         raise ValueError(f"no weights file at {path}")
     try:
         with safe_open(str(path), framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118 (not a dict)
+            yield file
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
 

@@ -73,6 +73,11 @@ def list_models(pattern: str = "*", *, task: str = "classification") -> list[str
     return sorted(fnmatch.filter(ROWS if task == "classification" else PSMNETS, pattern or "*"))
 
 
+def is_detector(name: str) -> bool:
+    """Whether a name begins as those of `halonet.detection` do, and no model's here."""
+    return name.startswith(("maskrcnn", "fasterrcnn", "retinanet"))
+
+
 def model_config(name: str, **overrides: Any) -> ResidualConfig | TokenConfig | PsmnetConfig:
     """The configuration of a row, with options changed by field name (see `halonet.models.config.override`).
 
@@ -81,7 +86,8 @@ def model_config(name: str, **overrides: Any) -> ResidualConfig | TokenConfig | 
     """
     known = {**ROWS, **PSMNETS}
     if name not in known:
-        raise ValueError(f"unknown model {name!r}{nearest(name, known)}")
+        hint = ": halonet.detection builds detectors" if is_detector(name) else nearest(name, known)
+        raise ValueError(f"unknown model {name!r}{hint}")
     return override(known[name], overrides)
 
 

@@ -113,7 +113,7 @@ def test_small_pictures_are_enlarged() -> None:
 sides = st.integers(1, 200)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(sides, sides, st.lists(st.tuples(*[st.floats(-20, 220)] * 4), max_size=3), st.text(max_size=12), st.booleans())
 def test_boxes_anywhere_in_pictures_of_any_size(
     height: int, width: int, corners: list[tuple[float, ...]], name: str, told: bool

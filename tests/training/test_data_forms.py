@@ -152,7 +152,7 @@ def test_a_process_of_two_judges_half(tmp_path: Path, monkeypatch: pytest.Monkey
     whole = [tuple(image.flatten().tolist()) for images, _ in data.test_dataloader() for image in images]
     halves: list[tuple[float, ...]] = []
     for rank in range(2):
-        monkeypatch.setattr(ImageDataModule, "_place", lambda self, rank=rank: (rank, 2))
+        monkeypatch.setattr(ImageDataModule, "place", lambda self, rank=rank: (rank, 2))
         half = [tuple(image.flatten().tolist()) for images, _ in data.test_dataloader() for image in images]
         assert len(half) == 4
         halves += half

@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors import safe_open
 from torch import nn
 
+import halonet
 from halonet.cli.settings import parse_settings
 from halonet.data.coco import DetectionConfig, open_detection_source
 from halonet.detection import create_detector, load_detector, save_detector
+from halonet.models.checkpoints import load_model, save_weights
 from halonet.training.config import ModelConfig, RunConfig
 from halonet.training.detection.kind import Detection
 from halonet.training.detection.module import LOSSES, DetectionTask, truth_of
@@ -221,17 +223,32 @@ def test_settings_that_do_not_fit(options: tuple[str, ...], told: str, capsys: C
     assert told in error_line(capsys, "fit", *NANO, *options)
 
 
-def test_weights_of_something_else(finished: Path, trained: Path, capsys: Capture) -> None:
+def test_weights_of_something_else(trained: Path, capsys: Capture, tmp_path: Path) -> None:
+    save_weights(halonet.create_model("halonet_nano_32"), tmp_path / "classifier.safetensors")
     message = error_line(
-        capsys, "test", "--task=detection", "--config=detection_drawn", "--weights", finished / "weights.safetensors"
+        capsys, "test", "--task=detection", "--config=detection_drawn", "--weights", tmp_path / "classifier.safetensors"
     )
-    assert "halonet_nano_32" in message
+    assert "classifier.safetensors does not hold a detector" in message
     message = error_line(capsys, "test", "--weights", trained / "weights.safetensors", "--part", "all")
     assert "--part: has no meaning" in message
     few = create_detector("maskrcnn_halo_nano_128", num_classes=3)
     save_detector(few, Path("few.safetensors"))
     message = error_line(capsys, "test", "--task=detection", "--weights", "few.safetensors")
     assert "is of 2 categories, drawn has" in message
+
+
+@pytest.mark.parametrize("command", ["summary", "study", "explain", "export"])
+def test_commands_that_are_not_for_detectors(command: str, trained: Path, capsys: Capture) -> None:
+    """They say so of a file and of a run's folder; test_cli has the names."""
+    arguments = {
+        "explain": ("explain", "picture.png", "--weights"),
+        "export": ("export", "--format=onnx", "--out=a.onnx"),
+    }.get(command, (command,))
+    for given in (trained, trained / "weights.safetensors"):
+        told = error_line(capsys, *arguments, given)
+        assert f"{given} holds the detector maskrcnn_halo_nano_128: " in told
+    with pytest.raises(ValueError, match="holds the detector maskrcnn_halo_nano_128: "):
+        load_model(trained / "weights.safetensors")
 
 
 def in_processes(*arguments: object) -> None:

@@ -3,6 +3,7 @@
 import fnmatch
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -78,12 +79,22 @@ def header_of(name: str) -> dict[str, str]:
     return entries
 
 
-def models_of(name: str) -> list[str]:
-    """The models that a recipe says it is for."""
+def checked_header(name: str, *, root: str) -> dict[str, str]:
+    """The head, with what every published set-up's says."""
+    header = header_of(name)
+    assert {"Source", "Models", "Command", "Hardware", "Hours", "Published", "Not published"} <= set(header)
+    assert header["Published"].endswith("Not reproduced by us.")
+    assert re.search(r"arXiv \d{4}\.\d{5}\)", header["Source"])
+    assert header["Command"].startswith(f"halonet fit --config {name} --data.root {root}")
+    return header
+
+
+def models_of(name: str, listed: Callable[..., list[str]] = halonet.list_models) -> list[str]:
+    """The models, of those `listed`, that a recipe says it is for."""
     patterns = header_of(name)["Models"].split()
     for pattern in patterns:
-        assert halonet.list_models(pattern), f"{name}: no model is named {pattern}"
-    return [model for model in halonet.list_models() if any(fnmatch.fnmatch(model, item) for item in patterns)]
+        assert listed(pattern), f"{name}: no model is named {pattern}"
+    return [model for model in listed() if any(fnmatch.fnmatch(model, item) for item in patterns)]
 
 
 def test_every_recipe_of_imagenet_is_judged_here() -> None:
@@ -98,11 +109,7 @@ def test_the_page_has_every_recipe() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_header(name: str) -> None:
-    header = header_of(name)
-    assert {"Source", "Models", "Command", "Hardware", "Hours", "Published", "Not published"} <= set(header)
-    assert header["Published"].endswith("Not reproduced by us.")
-    assert re.search(r"arXiv \d{4}\.\d{5}\)", header["Source"])
-    assert header["Command"].startswith(f"halonet fit --config {name} --data.root IMAGENET")
+    header = checked_header(name, root="IMAGENET")
     assert re.search(r"Tables? \w+|section \d|Figure \d", header["Published"] + header["Source"])
     assert config_of(name).model.name in models_of(name)
 

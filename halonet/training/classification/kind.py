@@ -14,6 +14,7 @@ from halonet.analysis.classification import figures
 from halonet.analysis.score import Score
 from halonet.data import ImageDataset, ImageSource, Preprocessing, open_source
 from halonet.models.checkpoints import load_weights
+from halonet.models.zoo import is_detector
 from halonet.training.attention_callbacks import attention_callbacks
 from halonet.training.classification.datamodule import ImageDataModule
 from halonet.training.classification.judge import ClassificationJudgement, summary_figures
@@ -120,6 +121,8 @@ class Classification(TaskKind):
 def build(config: RunConfig) -> ClassificationParts:
     """Open the data, make the model for its classes, seeded by `config.seed`. Raises ValueError for whatever
     does not fit."""
+    if is_detector(config.model.name):
+        raise ValueError(f"model.name: {config.model.name} is a detector, which --task detection trains")
     source = open_source(config.data)
     lightning.seed_everything(config.seed, workers=False, verbose=False)
     settled = {"num_classes", "in_chans", "img_size", "drop_rate", "drop_path_rate"} & set(config.model.overrides)
