@@ -25,7 +25,7 @@ help:
 
 # A stamp lies in the environment itself, so that deleting .venv also forgets it.
 $(VENV)/.train-is-set-up: $(SETUP_INPUTS)
-	@scripts/setup.sh $(VENV) cpu,train
+	@scripts/setup.sh $(VENV) cpu,train,detection
 	@touch $@
 
 $(VENV)/.dev-is-set-up: $(SETUP_INPUTS)
