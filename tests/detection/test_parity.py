@@ -77,6 +77,8 @@ def pair(kind: str, *, frozen: bool, dtype: torch.dtype) -> tuple[nn.Module, nn.
     options = {"norm": "frozen"} if frozen else {"norm": "none", "frozen_stages": 0}
     answers = {"box_score_thresh": 0.01, "detections_per_img": 20}
     ours = create_detector(f"{kind}_resnet50_torchvision", num_classes=5, **SIZE, **FEW, **options, **answers)
+    if kind == "retinanet":  # as in a trained one: background is no answer of torchvision's either
+        theirs.head.classification_head.cls_logits.bias.data.unflatten(0, (-1, 5))[:, 0] = -100
     deciding = theirs if kind == "retinanet" else theirs.roi_heads
     deciding.score_thresh, deciding.detections_per_img = 0.01, 20
     ours.load_state_dict(convert_torchvision(theirs.state_dict()))
