@@ -22,7 +22,7 @@ from torchvision.models import resnet50
 from halonet.cli.settings import parse_settings
 from halonet.data.coco import DetectionConfig, open_detection_source
 from halonet.data.coco.write import write_coco
-from halonet.detection import create_detector
+from halonet.detection import create_detector, list_detectors
 from halonet.models import create_model
 from halonet.models.checkpoints import save_weights
 from halonet.training.detection.categories import ELSEWHERE
@@ -201,7 +201,7 @@ def test_every_recipe_runs(recipe: str, model: str | None, folder: Path) -> None
     small = (*(f"--model.overrides.{option}" for option in SMALL), "--data.batch_size=2")
     short = ("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.limit_test_batches=1")
     named = () if model is None else ("--model.name", model)
-    assert model is None or model in models_of(recipe)
+    assert model is None or model in models_of(recipe, list_detectors)
     bf16 = ("--trainer.precision=bf16-mixed", "--trainer.progress=none", "--out=runs")
     assert run("fit", *options, *small, *short, *named, *bf16) == 0
     found = only_run(Path("runs"))
