@@ -16,7 +16,7 @@ from halonet.models import create_model, list_models, list_pyramids
 from halonet.models.config import nearest
 from halonet.models.pyramid import PYRAMIDS, FeaturePyramid
 
-FINEST, COARSEST = 4, 32  # strides of the maps that carry a level
+STRIDES = (4, 8, 16, 32)  # of the maps that carry a level
 TOP = 64  # stride of the coarsest level of an R-CNN
 TIMM = "timm/"
 _TRIED = 128  # pixels: about the least side of an image that a network of timm's is tried on
@@ -41,8 +41,8 @@ def make_backbone(config: DetectorConfig) -> FeaturePyramid:
         check_body(body, config)
     info: Any = body.feature_info
     strides, widths = info.reduction(), info.channels()
-    indices = level_indices(strides, finest=8 if config.kind == "retinanet" else FINEST, name=config.backbone)
-    extra, further = None, (2 * COARSEST // strides[indices[-1]]).bit_length() - 1
+    indices = level_indices(strides, finest=8 if config.kind == "retinanet" else 4, name=config.backbone)
+    extra, further = None, (TOP // strides[indices[-1]]).bit_length() - 1
     if config.kind == "retinanet":
         of_map = config.top_levels == "c5"
         extra = LastLevelP6P7(widths[indices[-1]] if of_map else config.fpn_channels, config.fpn_channels)
@@ -116,7 +116,7 @@ def level_indices(strides: list[int], *, finest: int, name: str) -> list[int]:
         ValueError: no map has such a stride.
     """
     last = {stride: index for index, stride in enumerate(strides)}
-    found = [last[stride] for stride in (4, 8, 16, 32) if stride in last]
+    found = [last[stride] for stride in STRIDES if stride in last]
     if not found:
         told = ", ".join(map(str, strides))
         raise ValueError(f"backbone must have maps of stride 4, 8, 16 or 32, {name} has {told}")

@@ -17,6 +17,7 @@ from halonet.models.checkpoints import (
     LoadReport,
     counts_batches,
     key_faults,
+    read_metadata,
     read_state_dict,
     read_weights,
     resized,
@@ -80,7 +81,7 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Modul
     Raises:
         ValueError: the file is none of a detector, or does not fit.
     """
-    _, metadata = read_weights(path)
+    metadata = read_metadata(path)
     if metadata.get("task") != DETECTION or "model" not in metadata or "arguments" not in metadata:
         raise ValueError(f"{path} does not hold a detector; was it written by save_detector?")
     arguments = json.loads(metadata["arguments"])
@@ -136,7 +137,8 @@ def init_backbone(model: nn.Module, weights: Mapping[str, Tensor] | str | PathLi
     """
     state = dict(weights) if isinstance(weights, Mapping) else read_state_dict(weights)
     if any(name.startswith(_BACKBONE) for name in state):
-        state = {_classifier_name(name.removeprefix(_BACKBONE)): state[name] for name in state if _BACKBONE in name}
+        inside = {name: tensor for name, tensor in state.items() if name.startswith(_BACKBONE)}
+        state = {_classifier_name(name.removeprefix(_BACKBONE)): tensor for name, tensor in inside.items()}
     body: Any = model.backbone.backbone  # type: ignore[union-attr]
     own = {_classifier_name(name): name for name in body.state_dict()}
     if "stem.conv.conv.weight" in own:

@@ -75,6 +75,8 @@ class TaskKind(ABC):
     """One task of `halonet fit`. A new one is a subclass and a line in `run.TASKS`."""
 
     score: Score
+    # Whether the network for what needs no files is so small that a second CPU thread mostly waits.
+    small_without_files = False
 
     @abstractmethod
     def build(self, config: RunConfig) -> Any:
@@ -100,7 +102,8 @@ class TaskKind(ABC):
 
     def threads(self, config: RunConfig) -> int | None:
         """CPU threads of an operation; None for torch's own number."""
-        return config.trainer.threads
+        alone = self.small_without_files and config.data.root is None
+        return config.trainer.threads or (1 if alone else None)
 
     def callbacks(self, parts: Any, config: RunConfig) -> list[lightning.Callback]:
         """What the task wants done while it trains."""

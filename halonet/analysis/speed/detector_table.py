@@ -15,7 +15,13 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
-from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, print_setting
+from halonet.analysis.speed.measuring import (
+    describe,
+    device_of,
+    interleaved_times,
+    print_setting,
+    tell_networks,
+)
 from halonet.analysis.speed.memory import Meter, memory_meter
 from halonet.analysis.speed.op_table import call_of, check
 from halonet.analysis.speed.peers import PEERS
@@ -214,22 +220,17 @@ def _backbone_call(name: str, side: int, batch: int, dtype: torch.dtype, device:
     """A pass of the backbone alone, without its pyramid."""
     pyramid: Any = detector_of(name, side).backbone
     body = (pyramid.body if name == TORCHVISION else pyramid.backbone).to(device).eval()
-    images = torch.stack(_data(batch, side, device)[0])
-
-    def forward() -> object:
-        with torch.no_grad(), _lowered(dtype, device):
-            return body(images)
-
-    return forward
+    return _evaluation(body, torch.stack(_data(batch, side, device)[0]), dtype, device)
 
 
 def _inference_call(name: str, side: int, batch: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
-    model = detector_of(name, side).to(device).eval()
-    images, _ = _data(batch, side, device)
+    return _evaluation(detector_of(name, side).to(device).eval(), _data(batch, side, device)[0], dtype, device)
 
+
+def _evaluation(network: nn.Module, images: Any, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
     def infer() -> object:
         with torch.no_grad(), _lowered(dtype, device):
-            return model(images)
+            return network(images)
 
     return infer
 
@@ -261,17 +262,8 @@ def _times(kind: str, names: Sequence[str], side: int, shared: _Setting) -> dict
     everyone = (TORCHVISION, *names)
     peaks = {name: shared.meter(partial(make, name, *options)) for name in everyone}
     calls = {name: make(name, *options) for name in everyone}
-    rows = compare(interleaved_times(calls, shared.rounds, shared.device), TORCHVISION)
-    for name, row in rows.items():
-        row |= {"images_per_second": shared.batch / row["median_ms"] * 1e3, "peak_mib": peaks[name]}
-        spread = f"({row['fastest_ms']:.1f} to {row['slowest_ms']:.1f})"
-        memory = "" if peaks[name] is None else f", {peaks[name]:.0f} MiB"
-        print(
-            f"{kind:14} {name:38} {row['median_ms']:9.1f} ms {spread:20} {row['images_per_second']:8.2f} images/s, "
-            f"{row['times_as_fast']:.2f} times as fast{memory}",
-            flush=True,
-        )
-    return rows
+    times = interleaved_times(calls, shared.rounds, shared.device)
+    return tell_networks(kind, times, TORCHVISION, batch=shared.batch, peaks=peaks)
 
 
 def attention_memory(rows: Sequence[str], shared: _Setting, *, limit_gib: float) -> list[dict[str, Any]]:

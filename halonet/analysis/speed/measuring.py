@@ -78,6 +78,24 @@ def compare(times: Mapping[str, list[float]], with_: str) -> dict[str, dict[str,
     }
 
 
+def tell_networks(
+    kind: str, times: Mapping[str, list[float]], beside: str, *, batch: int, peaks: Mapping[str, float | None]
+) -> dict[str, dict[str, Any]]:
+    """`compare` of passes of whole networks on `batch` images, with images a second and the peak memory; prints a line
+    each."""
+    rows = compare(times, beside)
+    for name, row in rows.items():
+        row |= {"images_per_second": batch / row["median_ms"] * 1e3, "peak_mib": peaks[name]}
+        spread = f"({row['fastest_ms']:.1f} to {row['slowest_ms']:.1f})"
+        memory = "" if peaks[name] is None else f", {peaks[name]:.0f} MiB"
+        print(
+            f"{kind:14} {name:38} {row['median_ms']:9.1f} ms {spread:20} {row['images_per_second']:8.2f} images/s, "
+            f"{row['times_as_fast']:.2f} times as fast{memory}",
+            flush=True,
+        )
+    return rows
+
+
 def describe(*, device: torch.device | str = "cpu", **setting: str | int) -> dict[str, str | int]:
     """Everything the figures depend on."""
     packages = [f"{name} {_version(name)}" for name in ("halonet", "torch", "timm", "numba", "triton")]

@@ -12,7 +12,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from halonet.analysis.speed.measuring import compare, describe, device_of, interleaved_times, print_setting
+from halonet.analysis.speed.measuring import (
+    describe,
+    device_of,
+    interleaved_times,
+    print_setting,
+    tell_networks,
+)
 from halonet.analysis.speed.memory import memory_meter
 from halonet.layers import AttentionLayer
 from halonet.ops.local_attention.backends import BACKENDS
@@ -51,16 +57,8 @@ def model_table(
         with memory_meter(on) as meter:
             peaks = {name: meter(partial(make, name, mode)) for name in names}
         calls = {name: make(name, mode) for name in names}
-        report[mode] = compare(interleaved_times(calls, rounds, on), names[0])
-        for name, row in report[mode].items():
-            row |= {"images_per_second": batch / row["median_ms"] * 1e3, "peak_mib": peaks[name]}
-            spread = f"({row['fastest_ms']:.2f} to {row['slowest_ms']:.2f})"
-            memory = "" if peaks[name] is None else f", {peaks[name]:.0f} MiB"
-            print(
-                f"{mode:14} {name:28} {row['images_per_second']:9.1f} images/s  {row['median_ms']:9.2f} ms {spread}, "
-                f"{row['times_as_fast']:.2f} times as fast{memory}",
-                flush=True,
-            )
+        times = interleaved_times(calls, rounds, on)
+        report[mode] = tell_networks(mode, times, names[0], batch=batch, peaks=peaks)
     return report
 
 

@@ -38,6 +38,7 @@ class ClassificationParts(Parts):
 class Classification(TaskKind):
     """Naming the class of an image."""
 
+    small_without_files = True
     score = Score(
         "accuracy",
         higher_is_better=True,
@@ -72,10 +73,6 @@ class Classification(TaskKind):
         counts = {"images": told.images, "of_images": parts.counts.get("test", told.images), "classes": told.classes}
         about = {**about, "part": parts.notes[0], **counts, "without_answer": told.without_answer}
         return ClassificationJudgement(about, summary_figures(told), told, parts.source.class_names)
-
-    def threads(self, config: RunConfig) -> int | None:
-        """One for the digits, whose network is so small, unless told."""
-        return config.trainer.threads or (1 if config.data.root is None else None)
 
     def callbacks(self, parts: ClassificationParts, config: RunConfig) -> list[lightning.Callback]:
         """What some attention layers want done while they train, and a word on images that were skipped."""

@@ -46,6 +46,7 @@ class DetectionParts(Parts):
 class Detection(TaskKind):
     """Boxes, classes and masks of the objects in an image."""
 
+    small_without_files = True
     score = Score(
         "box_ap",
         higher_is_better=True,
@@ -94,10 +95,6 @@ class Detection(TaskKind):
         left_out = parts.counts[about["split"]] - len(parts.task.seen)
         about = {**about, "images": len(parts.task.seen), **({"left_out": left_out} if left_out else {})}
         return DetectionJudgement(about, logged, parts.task.evaluation, parts.task.results)
-
-    def threads(self, config: RunConfig) -> int | None:
-        """One for drawn scenes, whose network is so small, unless told."""
-        return config.trainer.threads or (1 if config.data.root is None else None)
 
     def callbacks(self, parts: DetectionParts, config: RunConfig) -> list[lightning.Callback]:
         """A word on images that were skipped."""
