@@ -11,7 +11,7 @@ WORKERS ?= auto
 
 export PYTHON
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint setup setup-dev docs clean distclean
+.PHONY: help quickstart test lint setup setup-dev browser docs clean distclean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make test         set up, then ruff, mypy and pytest'
 	@echo 'make lint         ruff and mypy only'
 	@echo 'make setup        only make .venv with what training needs (setup-dev: and what the tests need)'
+	@echo 'make browser      find or install a Chromium, for the tests that look at pages'
 	@echo 'make docs         draw the pictures of docs/ again'
 	@echo 'make clean        remove caches; make distclean: .venv too'
 	@echo 'PYTHON=python3.12 selects the interpreter (3.10 to 3.13)'
@@ -29,7 +30,7 @@ $(VENV)/.train-is-set-up: $(SETUP_INPUTS)
 	@touch $@
 
 $(VENV)/.dev-is-set-up: $(SETUP_INPUTS)
-	@scripts/setup.sh $(VENV) cpu,train,detection,data,export,dev
+	@scripts/setup.sh $(VENV) cpu,train,detection,data,export,explore,docs,dev
 	@touch $@ $(VENV)/.train-is-set-up
 
 setup: $(VENV)/.train-is-set-up
@@ -45,6 +46,9 @@ lint: $(VENV)/.dev-is-set-up
 
 test: lint
 	OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --maxprocesses 8 -q
+
+browser: $(VENV)/.dev-is-set-up
+	@scripts/browser.sh $(VENV)
 
 docs: $(VENV)/.train-is-set-up
 	$(BIN)/python docs/draw_mechanism.py

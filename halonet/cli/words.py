@@ -14,6 +14,7 @@ EXTRAS = {
     **dict.fromkeys(("datasets", "webdataset"), "data"),
     "pycocotools": "detection",
     **dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "export"),
+    **dict.fromkeys(("fastapi", "uvicorn"), "explore"),
 }
 
 
