@@ -125,9 +125,7 @@ def factorized_attention_weights(
         return torch.einsum("bqnd,btnd->bqnt", mixture, masks).to(coefficients.dtype)
 
 
-def nonlocal_attention_weights(
-    query: Tensor, key: Tensor, *, queries: Sequence[int], kind: str = "gaussian"
-) -> Tensor:
+def nonlocal_attention_weights(query: Tensor, key: Tensor, *, queries: Sequence[int], kind: str = "gaussian") -> Tensor:
     """Rows of the map of `nonlocal_attention`: of each query, the weights with which it sums up values.
 
     Args:
