@@ -120,10 +120,10 @@ def numbers(
 
     Of the picture, with L layers and Q queries:
 
-    image_size (2,), H and W; pixels (Q, 2), row and column; layers, labels, mechanisms (L,), text; shown, names of those
-    with weights. Of each of these: weights/NAME (Q, N, h, w), tokens/NAME (Q, N, G), outside/NAME (Q, N); frames/NAME
-    (Q, 2, 2, 2) with block and seen, top left and bottom right, row and column in pixels of the image, where the layer
-    has blocks. statistics/NAME (L, largest N) of each name of `Statistics`, NaN where there is no such head or number;
+    image_size (2,), H and W; pixels (Q, 2), row and column; layers, labels, mechanisms (L,), text; shown, names of
+    those with weights. Of each of these: weights/NAME (Q, N, h, w), tokens/NAME (Q, N, G), outside/NAME (Q, N), and
+    where the layer has blocks frames/NAME (Q, 2, 2, 2): block and seen, top left and bottom right, row and column in
+    pixels of the image. statistics/NAME (L, largest N) of each name of `Statistics`, NaN where there is no such head or number;
     statistics_pixels (P, 2), over which they are means. rollout (Q, H, W) and rollout_layer, where asked for.
     """
     names = list(record.layers)
@@ -163,4 +163,4 @@ def _set_backend(model: nn.Module, backend: str) -> None:
     check_choice("backend", backend, ("auto", *BACKENDS))
     for module in model.modules():
         if isinstance(module, KINDS) and hasattr(module, "backend"):
-            module.backend = backend
+            vars(module)["backend"] = backend
