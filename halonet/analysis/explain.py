@@ -93,7 +93,8 @@ def _explain(
     record = record_attention(subject.model, image[None], run=subject.run)
     picture = for_the_eye(image, subject.mean, subject.std)
     shown = record.chosen(layers, MOST_COLUMNS)
-    relevance = attention_rollout(record, pixels, layer=shown[-1].name) if rolls else None  # first, for it may be refused
+    # First, for it may be refused.
+    relevance = attention_rollout(record, pixels, layer=shown[-1].name) if rolls else None
     plot_attention(record, picture, pixels, out, layers=[layer.name for layer in shown], head=head)
     files = [out, _beside(out, "_statistics.png")]
     grid = even_grid(record.image_size)

@@ -30,7 +30,9 @@ SHORTCUT = 0.5
 _BESIDE = re.compile(r"(^|\.)attention\.fpn\d+$")  # levels of a feature pyramid
 
 
-def attention_rollout(record: AttentionRecord, pixels: Sequence[tuple[int, int]], *, layer: str | None = None) -> Tensor:
+def attention_rollout(
+    record: AttentionRecord, pixels: Sequence[tuple[int, int]], *, layer: str | None = None
+) -> Tensor:
     """Relevance of every pixel of the image for queries of a layer, by the rule of this module.
 
     A vector times a layer's A is the gradient of the layer's own attention with respect to values of one channel, so
