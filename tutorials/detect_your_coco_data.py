@@ -7,7 +7,8 @@ local attention; its average precision; boxes and masks drawn on pictures.
     python tutorials/detect_your_coco_data.py --data FOLDER --steps 5000 --model maskrcnn_botnet50_1024 \\
         --backbone-weights WEIGHTS                                               # yours
 
-The small form trains far too little to find much; docs/recipes.md tells what ten minutes of it reach.
+Further options go to `halonet fit` (docs/training.md). The small form trains far too little to find much;
+docs/recipes.md tells what ten minutes of it reach.
 """
 
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from halonet.cli import fit_settings
 from halonet.cli.commands import positive
-from halonet.cli.words import Parser, UsageError, exit_status
+from halonet.cli.words import Parser, exit_status
 from halonet.data.coco import check_folder
 from halonet.data.coco.open import drawn_source
 from halonet.data.coco.write import write_coco

@@ -7,7 +7,8 @@ training, judging and predicting from Python and by the equal commands.
     python tutorials/finetune_folder.py                                    # drawn small example, a minute on a CPU
     python tutorials/finetune_folder.py --data FOLDER --weights WEIGHTS    # yours: a sub-folder of images a class
 
-Without --weights the network first learns the digits 0 to 4, which do for a try; weights of a larger run are better.
+Further options go to `halonet fit` (docs/training.md). Without --weights the network first learns the digits 0 to 5,
+which do for a try; weights of a larger run are better.
 """
 
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from halonet.cli import fit_settings
 from halonet.cli.words import Parser, UsageError, exit_status
-from halonet.data import load_digits_source
+from halonet.data import load_digits_source, open_source
 from halonet.models.checkpoints import load_weights, read_metadata
 from halonet.models.zoo import create_model
 from halonet.training import run
@@ -31,23 +32,23 @@ from halonet.training.task import Judging
 #
 # A class is a sub-folder of images. Either that is all, and a tenth of each class is held out to choose by and a fifth
 # to judge by, or the parts lie ready in train/, val/ and test/. Here scikit-learn's handwritten digits become such
-# folders: 0 to 4, of which there are plenty, to learn from first; of 5 to 9 eight a class to train on, as someone may
-# have who has just begun to collect.
+# folders: 0 to 5, of which there are plenty, to learn from first; of 6 to 9 twelve a class to train on, as someone
+# may have who has just begun to collect.
 
-FEW = 8
+FIRST, FEW = 6, 12
 
 
 def write_digits(folder: Path) -> tuple[Path, Path]:
-    """The folders of the digits 0 to 4 and of the digits 5 to 9."""
+    """The folders of the digits 0 to 5 and of the digits 6 to 9."""
     source = load_digits_source(val_fraction=0.1, test_fraction=0.2, split_seed=2021)
-    first, second = folder / "digits-0-to-4", folder / "digits-5-to-9"
+    first, second = folder / "digits-0-to-5", folder / "digits-6-to-9"
     for part, split in source.splits.items():
         kept = dict.fromkeys(range(10), 0)
         for number, (image, digit) in enumerate(zip(split.items, split.labels, strict=True)):
-            if part == "train" and digit >= 5 and kept[digit] == FEW:
+            if part == "train" and digit >= FIRST and kept[digit] == FEW:
                 continue
             kept[digit] += 1
-            place = (first if digit < 5 else second) / part / str(digit)
+            place = (first if digit < FIRST else second) / part / str(digit)
             place.mkdir(parents=True, exist_ok=True)
             image.save(place / f"{number:04d}.png")
     return first, second
@@ -71,7 +72,7 @@ def train(words: Sequence[str]) -> Path:
 
 
 def pretrain(folder: Path, options: Sequence[str], *, epochs: int, out: Path) -> Path:
-    """Weights that know the digits 0 to 4, as colour pictures of 16 x 16."""
+    """Weights that know the digits 0 to 5, as colour pictures of 16 x 16."""
     words = ["--data.root", str(folder), "--data.img_size", "16", "--trainer.max_epochs", str(epochs)]
     return train([*words, "--name", "first", "--out", str(out), *options]) / "weights.safetensors"
 
@@ -80,8 +81,9 @@ def pretrain(folder: Path, options: Sequence[str], *, epochs: int, out: Path) ->
 # Step 3. Look at what happens to the weights.
 #
 # A weights file says which network it is of. Into one for another number of classes everything is loaded but the
-# classifier. Images may have any size, since relative position tables know offsets, not places; with a larger block or
-# halo there are more offsets, and the tables are interpolated (HaloNet, appendix E). Nothing else may differ.
+# classifier. (Where you have just as many classes, but others, the old classifier is loaded: step 4 starts it anew.)
+# Images may have any size, since relative position tables know offsets, not places; with a larger block or halo there
+# are more offsets, and the tables are interpolated (HaloNet, appendix E). Nothing else may differ.
 
 
 def look(weights: Path, *, classes: int, block_size: int | None) -> str:
@@ -179,7 +181,7 @@ def main() -> int:
     words += [] if values.block_size is None else ["--model.overrides.block_size", str(values.block_size)]
     words += [] if values.data else small
     words += further
-    classes = len(run.TASKS["classification"].build(fit_settings(words)).source.class_names)
+    classes = open_source(fit_settings(words).data).num_classes
     words += ["--model.name", look(weights, classes=classes, block_size=values.block_size)]
     folders = {
         name: train([*words, "--name", name.replace(" ", "-"), *options]) for name, options in ways(weights).items()

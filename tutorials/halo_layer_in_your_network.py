@@ -19,7 +19,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from halonet.analysis import count_costs
-from halonet.analysis.attention_maps import attention_maps, contrasting_pixels, plot_attention
+from halonet.analysis.attention import record_attention
+from halonet.analysis.attention.pictures import plot_attention
+from halonet.analysis.overlay import contrasting_pixels, for_the_eye
 from halonet.cli.commands import positive
 from halonet.cli.words import Parser, exit_status
 from halonet.data import DataConfig, EpochSampler, ImageDataset, Preprocessing, eval_transform, open_source
@@ -178,20 +180,23 @@ def compare(images: Images, *, steps: int, batch: int) -> nn.Module:
 # ---------------------------------------------------------------------------------------------------------------------
 # Step 6. Look where it attends.
 #
-# The weights of one query pixel over the map, layer by layer. They sum to 1 with what falls on the zeros outside the
-# map, which take part in HaloNet's attention.
+# `record_attention` runs the network once; then any layer tells the weights of any pixel's query, head by head. They
+# sum to 1 with what falls on the zeros outside the map, which take part in HaloNet's attention.
 
 
 def look(model: nn.Module, images: Images, path: Path) -> None:
-    """Draw where three pixels of the first test image attend, and tell how far."""
+    """Draw where three pixels of the first test image attend, and tell it of the first of them."""
     x = images.test[0][0][None]
-    queries = contrasting_pixels(x[0])
-    plot_attention(model, x, queries, path, mean=images.prepared.mean, std=images.prepared.std)
-    print(f"\nwhere the pixel {queries[0]} of the first test image attends ({path}):")
-    for name, weights in attention_maps(model, x, queries[:1]).items():
-        largest = divmod(int(weights[0].argmax()), weights.shape[-1])
-        outside = 1 - float(weights.sum())
-        print(f"  {name}: most at {largest} of {tuple(weights.shape[1:])}, {outside:.0%} outside the map")
+    pixels = contrasting_pixels(x[0])
+    record = record_attention(model, x)
+    plot_attention(record, for_the_eye(x[0], images.prepared.mean, images.prepared.std), pixels, path)
+    print(f"\nwhere the pixel {pixels[0]} of the first test image attends ({path}):")
+    for layer in record.layers.values():
+        rows = layer.at(pixels[:1])
+        weights, outside = rows.weights[0].mean(0), float(rows.outside.mean())
+        largest = divmod(int(weights.argmax()), layer.map_size[1])
+        print(f"  {layer.label}: most at {largest} of {layer.map_size}, {outside:.0%} outside the map", end="")
+        print("" if rows.in_block is None else f", {float(rows.in_block.mean()):.0%} in its own block")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

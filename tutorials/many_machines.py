@@ -88,8 +88,8 @@ srun python -m halonet fit --out "$out" "${{options[@]}}\""""
 # ---------------------------------------------------------------------------------------------------------------------
 # Step 3. Really start them.
 #
-# torchrun comes with torch (python -m torch.distributed.run). On CPUs the processes are joined by gloo, on GPUs by nccl;
-# nobody has to say so. A process must not take all cores: OMP_NUM_THREADS=1.
+# torchrun comes with torch (python -m torch.distributed.run). On CPUs the processes are joined by gloo, on GPUs by
+# nccl; nobody has to say so. A process must not take all cores: OMP_NUM_THREADS=1.
 #
 # trainer.sync_batchnorm takes the statistics of batch norms over all devices. Without it each device norms by its own
 # images, which is usual where a device has 32 or more, but then several devices train something a little different.
@@ -97,13 +97,17 @@ srun python -m halonet fit --out "$out" "${{options[@]}}\""""
 
 def start(processes: int, words: Sequence[str], *, log: Path) -> "subprocess.Popen[str]":
     """`halonet fit` in so many processes; what they say goes to `log`."""
-    fit = ["-m", "halonet", "fit", *words]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    command = [sys.executable, *([] if processes == 1 else launcher), *fit]
-    print(f"\n$ {'' if processes == 1 else shlex.join(['torchrun', *launcher[2:]]) + ' '}{shlex.join(fit)}", flush=True)
+    fit, launcher = ["-m", "halonet", "fit", *words], ["--standalone", "--nproc_per_node", str(processes)]
+    if processes == 1:
+        command, shown = fit, ["halonet", *fit[2:]]
+    else:
+        command, shown = ["-m", "torch.distributed.run", *launcher, *fit], ["torchrun", *launcher, *fit]
+    print(f"\n$ {shlex.join(shown)}", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with log.open("w") as file:
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, env=environment)
+        return subprocess.Popen(
+            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, text=True, env=environment
+        )
 
 
 def finish(process: "subprocess.Popen[str]", *, log: Path, out: Path) -> Path:
@@ -193,7 +197,16 @@ def main() -> int:
     show_batches(64, 32, 0.1)
     print(f"\non three machines:\n{torchrun_lines(3, 8, values.fit)}")
 
-    words = ["--optim.global_batch", "64", "--data.batch_size", "32", "--optim.lr", "0.1"]
+    words = [
+        "--optim.global_batch",
+        "64",
+        "--data.batch_size",
+        "32",
+        "--optim.lr",
+        "0.1",
+        "--optim.warmup_epochs",
+        "0.25",
+    ]
     words += ["--trainer.max_steps", str(values.steps), "--trainer.sync_batchnorm", "true"]
     words += ["--trainer.accelerator", "cpu", "--trainer.save_every_steps", "2", *values.fit]
     runs = {}
