@@ -4,7 +4,6 @@ A subcommand is a row of COMMANDS. What a user got wrong ends in one line and ex
 HALONET_TRACEBACK=1 shows where it was raised.
 """
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,11 @@ from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.explain import explain
 from halonet.cli.export import export
-from halonet.cli.settings import recipe_names, setting_names
+from halonet.cli.settings import fit_settings, recipe_names, setting_names
 from halonet.cli.study import study
-from halonet.cli.words import UsageError, nearest, one_line
+from halonet.cli.words import UsageError, exit_status, nearest
 
-__all__ = ["COMMANDS", "bench_parser", "main", "recipe_names", "setting_names"]
+__all__ = ["COMMANDS", "bench_parser", "fit_settings", "main", "recipe_names", "setting_names"]
 
 
 @dataclass(frozen=True)
@@ -40,22 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] == "--version":
         print(f"halonet {halonet.__version__}")
         return 0
-    try:
-        return _command(arguments[0]).run(arguments[1:])
-    except KeyboardInterrupt:
-        print("\nhalonet: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader, as in `halonet models | head`, has seen enough; keep the interpreter from flushing into
-        # the pipe again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except Exception as error:
-        message = one_line(error)
-        if message is None or os.environ.get("HALONET_TRACEBACK"):
-            raise
-        print(f"halonet: error: {message}", file=sys.stderr)
-        return 2
+    return exit_status(lambda: _command(arguments[0]).run(arguments[1:]), prog="halonet")
 
 
 def _command(name: str) -> Command:

@@ -113,6 +113,17 @@ def parse_settings(
     return RunConfig.from_dict(values), {name: values[name] for name in (*options, *flags)}
 
 
+def fit_settings(arguments: Sequence[str]) -> RunConfig:
+    """The settings of `halonet fit ARGUMENTS`, recipes and defaults included, for `halonet.training.run.fit`.
+
+        folder = run.fit(fit_settings(["--data.root", "photos", "--optim.lr", "0.05"]))
+
+    Raises:
+        ValueError: what the command line refuses.
+    """
+    return parse_settings("fit", arguments, description="Train and test.", options={})[0]
+
+
 def _with_base_config(arguments: Sequence[str], given: Sequence[str]) -> list[str]:
     """--config names made paths; without any, the settings of the run that is gone on from or judged."""
     resolved: list[str] = []

@@ -3,7 +3,9 @@
 import argparse
 import difflib
 import errno
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 # Packages that the core install does not have, by the extra that brings them.
@@ -27,6 +29,38 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+
+def exit_status(run: Callable[[], int], *, prog: str) -> int:
+    """What `run` returns; of what it raises, one line on stderr and 2 for a user's error, 130 for Ctrl-C, 143 for a
+    training that SIGTERM ended.
+
+    HALONET_TRACEBACK=1 in the environment, or a defect of ours, lets the error through.
+
+    Args:
+        run: the program.
+        prog: its name, which the line begins with.
+    """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        print(f"\n{prog}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader, as in `halonet models | head`, has seen enough; keep the interpreter from flushing into
+        # the pipe again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        # `halonet.training.interruption.Interrupted`, which needs Lightning, tells its own status and how to go on.
+        status, message = getattr(error, "status", None), one_line(error)
+        if isinstance(status, int):
+            print(f"\n{error}", file=sys.stderr)
+            return status
+        if message is None or os.environ.get("HALONET_TRACEBACK"):
+            raise
+        print(f"{prog}: error: {message}", file=sys.stderr)
+        return 2
 
 
 def one_line(error: Exception) -> str | None:

@@ -69,6 +69,8 @@ class OptimConfig:
             cosine; an empty list keeps it at its peak; null: the cosine
         drop_steps: the same in optimizer steps, in place of drop_epochs
         drop_ratio: see drop_epochs
+        layer_decay: share of the next layer's learning rate that a layer has, from the classifier (lr) down to the
+            stem; 0: the classifier alone learns, while batch norms still take the statistics of what they see
         label_smoothing: probability mass spread evenly over all classes
         global_batch: images of one optimizer step on all devices together, which lr is meant for; accumulation and
             the batch a device takes follow from it, lr where it cannot be met exactly; null: whatever the devices,
@@ -89,6 +91,7 @@ class OptimConfig:
     drop_epochs: list[float] | None = None
     drop_steps: list[int] | None = None
     drop_ratio: float = 0.1
+    layer_decay: float = 1.0
     label_smoothing: float = 0.1
     global_batch: int | None = None
     ema_decay: float = 0.0
@@ -108,7 +111,7 @@ class OptimConfig:
                 raise ValueError(f"optim.{name}: expected at least 0 and less than 1, got {getattr(self, name)}")
         if self.name == "sgd" and self.nesterov and self.momentum == 0:
             raise ValueError("optim.momentum: Nesterov momentum expects more than 0, got 0")
-        for name in ("final_lr_ratio", "drop_ratio"):
+        for name in ("final_lr_ratio", "drop_ratio", "layer_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"optim.{name}: expected 0 to 1, got {getattr(self, name)}")
         for name, drops in (("epochs", self.drop_epochs), ("steps", self.drop_steps)):

@@ -10,13 +10,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from halonet.training.config import OptimConfig
 from halonet.training.length import length_of
-from halonet.training.parameter_groups import parameter_groups
+from halonet.training.parameter_groups import layer_shares, parameter_groups
 from halonet.training.schedule import Schedule, WarmupCosine, WarmupSteps
 
 
 def configure(model: nn.Module, optim: OptimConfig, trainer: lightning.Trainer) -> OptimizerLRScheduler:
     """The optimizer of `optim`, with its schedule stepped every optimizer step."""
-    groups = parameter_groups(model, weight_decay=optim.weight_decay)
+    shares = None if optim.layer_decay == 1 else layer_shares(model, optim.layer_decay)
+    groups = parameter_groups(model, weight_decay=optim.weight_decay, shares=shares)
+    for group in groups:
+        group["lr"] = optim.lr * group.pop("share")
     optimizer: torch.optim.Optimizer
     if optim.name == "sgd":
         optimizer = torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov)

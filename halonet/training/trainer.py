@@ -18,6 +18,7 @@ from halonet.training.batches import settled, whole_steps
 from halonet.training.config import RunConfig, TrainerConfig
 from halonet.training.effective import Effective
 from halonet.training.length import EndAtStep
+from halonet.training.parameter_groups import freeze, layer_shares
 from halonet.training.sharding import ShardedStrategy
 from halonet.training.sync_batchnorm import SyncEveryBatchNorm
 from halonet.training.throughput import DataClock, Throughput
@@ -139,6 +140,10 @@ def prepare(model: nn.Module, config: RunConfig) -> None:
         if enable is None:
             raise ValueError(f"model.grad_checkpointing: {config.model.name} cannot compute its blocks again")
         enable()
+    if config.optim.layer_decay == 0:
+        freeze(model)
+    elif config.optim.layer_decay != 1:
+        layer_shares(model, config.optim.layer_decay)  # refused here, before anything is written
 
 
 def scale_parts(config: RunConfig, folder: Path) -> tuple[Effective, list[lightning.Callback], DataClock]:

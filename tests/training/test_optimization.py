@@ -10,7 +10,7 @@ import halonet
 from halonet.detection import create_detector
 from halonet.training.classification.module import mixing
 from halonet.training.config import OptimConfig
-from halonet.training.parameter_groups import parameter_groups
+from halonet.training.parameter_groups import freeze, layer_shares, parameter_groups
 from halonet.training.schedule import WarmupCosine
 
 
@@ -148,3 +148,29 @@ def test_one_of_both_is_drawn_from_torchs_generator() -> None:
     whole = [((image == images) | (image == images.roll(1, 0))).all().item() for image in runs[0]]
     assert True in whole  # cutmix takes pixels as they are
     assert False in whole
+
+
+def test_shares_of_the_learning_rate_fall_from_the_classifier_to_the_stem() -> None:
+    """halonet_nano_32: stem, two stages of two blocks, classifier: six layers, so 1, 1/2, ... 1/32."""
+    model = halonet.create_model("halonet_nano_32", num_classes=3)
+    shares = layer_shares(model, 0.5)
+    assert shares.keys() == dict(model.named_parameters()).keys()
+    expected = {"head.fc.bias": 0, "stages.1.1": 1, "stages.1.0": 2, "stages.0.1": 3, "stages.0.0": 4, "stem": 5}
+    for start, layer in expected.items():
+        assert {share for name, share in shares.items() if name.startswith(start)} == {0.5**layer}
+    groups = parameter_groups(model, weight_decay=0.1, shares=shares)
+    assert [group["share"] for group in groups] == [0.5 ** (place // 2) for place in range(12)]
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.0] * 6
+    assert sum(len(group["params"]) for group in groups) == len(shares)
+
+
+def test_at_share_0_the_classifier_alone_learns() -> None:
+    model = halonet.create_model("vil_nano_32", num_classes=3)
+    freeze(model)
+    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learning == {"head.fc.weight", "head.fc.bias"}
+
+
+def test_a_model_that_does_not_tell_its_layers() -> None:
+    with pytest.raises(ValueError, match=r"optim.layer_decay: Small does not tell its layers"):
+        layer_shares(Small(), 0.5)
