@@ -179,6 +179,8 @@ def bench_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=positive, metavar="GIB", help=limit)
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
+    apart = "model: one after the other, so that one alone is in memory (default: rounds over all)"
+    parser.add_argument("--apart", action="store_true", help=apart)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
     return parser

@@ -35,12 +35,15 @@ def model_table(
     rounds: int,
     compiled: bool = False,
     channels_last: bool = True,
+    apart: bool = False,
 ) -> dict[str, Any]:
     """Times of models, printed as they come; ratios are to the first.
 
     names: models of timm's registry, ours among them; NAME@PIXELS for another image size than the model's own,
         NAME:BACKEND (or NAME@PIXELS:BACKEND) for a net of ours whose layers are to use that backend.
     dtype: of autocast; float32 for none. A training step is forward, loss, backward and an SGD step.
+    apart: one model after the other in place of rounds over all, so that one alone is in memory. What else a machine
+        does meanwhile then meets some models and not others: ratios mean less.
 
     Raises:
         ValueError: a name that timm has not, or a device that is not there.
@@ -49,6 +52,7 @@ def model_table(
     for name in names:
         parts_of(name)
     told = {"compiled": str(compiled), "channels_last": str(channels_last)}
+    told |= {"rounds_over": "one model after the other"} if apart else {}
     setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
     print_setting(setting)
     report: dict[str, Any] = {"setting": setting}
@@ -56,8 +60,9 @@ def model_table(
     for mode in MODES:
         with memory_meter(on) as meter:
             peaks = {name: meter(partial(make, name, mode)) for name in names}
-        calls = {name: make(name, mode) for name in names}
-        times = interleaved_times(calls, rounds, on)
+        times: dict[str, list[float]] = {}
+        for group in [[name] for name in names] if apart else [names]:
+            times |= interleaved_times({name: make(name, mode) for name in group}, rounds, on)
         report[mode] = tell_networks(mode, times, names[0], batch=batch, peaks=peaks)
     return report
 

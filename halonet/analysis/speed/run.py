@@ -44,6 +44,7 @@ def run(
     threads: int | None,
     limit: float | None,
     compile: bool,
+    apart: bool,
     json: Path | None,
     png: Path | None,
 ) -> None:
@@ -91,7 +92,7 @@ def run(
         common |= {"parts": peers or detection.PARTS, "limit_gib": limit}
         report = detection.detector_table(sides or detection.SIDES, rows=rows, **common)
     else:
-        report = model_table(models or MODELS, compiled=compile, **common)
+        report = model_table(models or MODELS, compiled=compile, apart=apart, **common)
     write_report(report, json)
     if png:
         from halonet.analysis.speed.plot import plot_report
