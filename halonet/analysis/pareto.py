@@ -35,8 +35,8 @@ class Point:
 
     name: the row, or a peer's name at `halonet bench model`; label: as the papers call it.
     x: on the figure's axis; None where nothing is known. y: published top-1 accuracy, %; None where it is drawn only.
-    on_front: whether no other of its family has at least its accuracy for at most its x, and on_overall_front the same
-        of all families.
+    on_front: whether no other of its family is better, in accuracy or x, and at least as good in the other;
+        on_overall_front: no other of all families.
     """
 
     name: str
@@ -103,16 +103,14 @@ def pareto(figure: str = "zoo", *, axis: str | None = None, speed: Sequence[str 
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the (x, y) that no other is better than: none with at most its x has its y or more.
+    """Indices of the (x, y) that no other is better than, with at most its x and at least its y; equal ones all stay.
 
-    Of equal points the first stays. From the smallest x on.
+    From the smallest x on.
     """
-    order = sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1], index))
-    kept, best = [], float("-inf")
-    for index in order:
-        if points[index][1] > best:
+    kept: list[int] = []
+    for index in sorted(range(len(points)), key=lambda index: (points[index][0], -points[index][1], index)):
+        if not kept or points[index][1] > points[kept[-1]][1] or points[index] == points[kept[-1]]:
             kept.append(index)
-            best = points[index][1]
     return kept
 
 
@@ -142,7 +140,7 @@ def _lines_of(group: Group) -> list[Published]:
 
 def _point(line: Published, family: str, axis: str, times: Mapping[str, float]) -> Point:
     x = _of_peer(line, axis, times) if line.family else _of_row(line.row, axis, times, line)
-    label = line.label if line.family or line.source == "BoTNet, Table 14" else _short_label(line.row)
+    label = line.label if line.family or line.source.startswith("BoTNet") else _short_label(line.row)
     if label.startswith(("ResNet", "SENet", "BoTNet")) and line.image_size:
         label = f"{label.replace('ResNet-', 'R').replace('SENet-', 'SE')}-{line.image_size}"
     return Point(line.row, label, family, x, line.figures["top1"], line.source)
@@ -222,8 +220,14 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def _short_label(name: str) -> str:
-    """halonet_h7_c12_600 -> H7 C12; vil_base_224 -> ViL-base."""
+    """halonet_h7_c12_600 -> H7 C12; vil_base_224 -> ViL-base; msvit_tiny_1_2_8_1_224 -> tiny 1-2-8-1."""
     parts = name.split("_")
-    if parts[0] == "halonet":
-        return " ".join(part.upper() if part[0] in "hc" else part for part in parts[1:-1]).replace("base128", "b128")
-    return " ".join(parts[:-1] if parts[0] in ("vil", "halonet50", "senet50") else parts)
+    kind, middle, size = parts[0], parts[1:-1], parts[-1]
+    if kind == "halonet":
+        told = " ".join(part.upper() if part[0] in "hc" else part.replace("base", "b") for part in middle)
+        return f"{told} {size}" if "base128" in middle else told
+    if kind in ("vil", "evit"):
+        return f"{'ViL' if kind == 'vil' else 'E-ViT'}-{middle[0]}" + ("" if size == "224" else f"-{size}")
+    if kind == "msvit":
+        return f"{middle[0]} {'-'.join(middle[1:])}"
+    return " ".join([kind.replace("halonet", "HaloNet-"), *middle])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ _COLOURS = {
 }
 ALL_LABELS = 40  # points up to which each has its label; of more those of a front have
 _FONT = 8
-_GAP = 3.0  # pixels between a label and what is beside it
+_GAP = 1.5  # pixels between a label and what is beside it
+_NEAR = 28.0  # pixels up to which a label goes to be clear of lines
 _LEADER = 14.0  # pixels from which a line leads from a label to its point
 
 
@@ -61,7 +63,7 @@ def draw(result: Pareto, path: str | Path) -> Any:
     after = f"after {shown.source}: " if shown.source else ""
     figure.suptitle(f"{after}{shown.title}", fontsize=11)
     axis.set_title("\n".join(_below(result)), fontsize=7, color="#555555", loc="left")
-    axis.legend(frameon=False, fontsize=_FONT, loc="lower right")
+    axis.legend(frameon=False, fontsize=_FONT, loc="upper left")
     figure.canvas.draw()  # places everything; labels then go where there is room
     figure.set_layout_engine("none")
     labelled = result.points if len(result.points) <= ALL_LABELS else [p for p in result.points if p.on_front]
@@ -130,7 +132,8 @@ def _below(result: Pareto) -> list[str]:
 
 
 def _place_labels(figure: Any, axis: Any, points: Sequence[Point], obstacles: Sequence[Point]) -> None:
-    """Beside each point the nearest place that is free of labels, points, the legend and the picture's edge."""
+    """Beside each point the nearest place that is free of labels, points, the legend and the picture's edge, and of
+    lines too where there is one not far off."""
     from matplotlib.transforms import Bbox
 
     renderer = figure.canvas.get_renderer()
@@ -141,23 +144,48 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[Point], obstacles: Se
     for point in obstacles:
         x, y = axis.transData.transform((point.x, point.y))
         taken.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
+    lines = [axis.transData.transform(line.get_xydata()) for line in axis.lines if len(line.get_xydata()) > 1]
     for point in sorted(points, key=lambda point: (point.x, point.y)):
         x, y = axis.transData.transform((point.x, point.y))
         text = axis.text(0, 0, point.label, fontsize=_FONT, color=look_of(point.family)[0], zorder=4)
         size = text.get_window_extent(renderer)
-        for left, bottom, distance in _candidates(x, y, size.width, size.height):
+        places = list(_candidates(x, y, size.width, size.height))
+        for crossing, (left, bottom, distance) in [
+            *((False, place) for place in places if place[2] <= _NEAR),
+            *((True, place) for place in places),
+        ]:
             box = Bbox.from_extents(left, bottom, left + size.width, bottom + size.height)
-            free = not any(box.padded(1).overlaps(other) for other in taken)
-            if free and inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1):
+            free = not any(box.padded(_GAP).overlaps(other) for other in taken)
+            if not (free and inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)):
+                continue
+            if crossing or not any(_crosses(line, box) for line in lines):
                 break
         else:
             text.remove()  # no room anywhere near: the point stays without its name
             continue
-        text.set_position(axis.transData.inverted().transform((left, bottom + size.height * 0.2)))
+        text.set_position(axis.transData.inverted().transform((left, bottom + _drop(text, renderer))))
         taken.append(box)
         if distance > _LEADER:
             ends = axis.transData.inverted().transform([(x, y), (left + size.width / 2, bottom + size.height / 2)])
             axis.plot(*ends.T, color=look_of(point.family)[0], linewidth=0.5, alpha=0.6, zorder=1)
+
+
+def _drop(text: Any, renderer: Any) -> float:
+    """How far a text's baseline stands above the lower edge of its box, in pixels."""
+    _, anchor = text.get_transform().transform(text.get_position())
+    return float(anchor - text.get_window_extent(renderer).y0)
+
+
+def _crosses(line: Any, box: Any) -> bool:
+    """Whether a polyline of (n, 2) pixels goes through a box, by points a pixel or two apart."""
+    for (x0, y0), (x1, y1) in pairwise(line):
+        steps = int(max(abs(x1 - x0), abs(y1 - y0)) / 2) + 2
+        if any(
+            box.contains(x0 + (x1 - x0) * step / (steps - 1), y0 + (y1 - y0) * step / (steps - 1))
+            for step in range(steps)
+        ):
+            return True
+    return False
 
 
 def _candidates(x: float, y: float, width: float, height: float) -> Iterator[tuple[float, float, float]]:
