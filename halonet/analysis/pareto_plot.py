@@ -9,6 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from halonet.analysis.pareto import AXES, MEASURED, Pareto, Point
 from halonet.analysis.pareto_figures import FIGURES
 from halonet.analysis.plots import save_figure, start_figure
@@ -144,7 +146,7 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[Point], obstacles: Se
     for point in obstacles:
         x, y = axis.transData.transform((point.x, point.y))
         taken.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
-    lines = [axis.transData.transform(line.get_xydata()) for line in axis.lines if len(line.get_xydata()) > 1]
+    lines = _along_lines(axis)
     for point in sorted(points, key=lambda point: (point.x, point.y)):
         x, y = axis.transData.transform((point.x, point.y))
         text = axis.text(0, 0, point.label, fontsize=_FONT, color=look_of(point.family)[0], zorder=4)
@@ -158,7 +160,7 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[Point], obstacles: Se
             free = not any(box.padded(_GAP).overlaps(other) for other in taken)
             if not (free and inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)):
                 continue
-            if crossing or not any(_crosses(line, box) for line in lines):
+            if crossing or not _crossed(lines, box):
                 break
         else:
             text.remove()  # no room anywhere near: the point stays without its name
@@ -176,16 +178,20 @@ def _drop(text: Any, renderer: Any) -> float:
     return float(anchor - text.get_window_extent(renderer).y0)
 
 
-def _crosses(line: Any, box: Any) -> bool:
-    """Whether a polyline of (n, 2) pixels goes through a box, by points a pixel or two apart."""
-    for (x0, y0), (x1, y1) in pairwise(line):
-        steps = int(max(abs(x1 - x0), abs(y1 - y0)) / 2) + 2
-        if any(
-            box.contains(x0 + (x1 - x0) * step / (steps - 1), y0 + (y1 - y0) * step / (steps - 1))
-            for step in range(steps)
-        ):
-            return True
-    return False
+def _along_lines(axis: Any) -> np.ndarray:
+    """(n, 2) pixels on all lines that are drawn, close enough for none to slip through a label."""
+    found = [np.empty((0, 2))]
+    for line in axis.lines:
+        corners = axis.transData.transform(line.get_xydata())
+        for begin, end in pairwise(corners):
+            steps = int(np.abs(end - begin).max() / 2) + 2
+            found.append(np.linspace(begin, end, steps))
+    return np.concatenate(found)
+
+
+def _crossed(pixels: np.ndarray, box: Any) -> bool:
+    inside = (pixels > (box.x0, box.y0)) & (pixels < (box.x1, box.y1))
+    return bool(inside.all(axis=1).any())
 
 
 def _candidates(x: float, y: float, width: float, height: float) -> Iterator[tuple[float, float, float]]:

@@ -34,7 +34,7 @@ class Column:
 _SIZES = (
     Column("parameters", "parameters", "M", 11, digits=2, scale=1e6),
     Column("multiply_adds", "multiply-adds", "G", 14, digits=2, scale=1e9),
-    Column("image_size", "image", "pixels", 10),
+    Column("image_size", "image", "pixels", 9),
 )
 _SOURCE = Column("source", "published in", "", 0)
 # The columns beside the name, by task.
@@ -43,8 +43,8 @@ COLUMNS: Mapping[str, tuple[Column, ...]] = {
     "stereo": (*_SIZES, Column("epe", "end-point error", "pixels", 17, digits=3), _SOURCE),
     "detection": (
         *_SIZES,
-        Column("box_ap", "boxes", "AP %", 7, digits=1),
-        Column("mask_ap", "masks", "AP %", 7, digits=1),
+        Column("box_ap", "boxes", "AP %", 6, digits=1),
+        Column("mask_ap", "masks", "AP %", 6, digits=1),
         _SOURCE,
     ),
 }

@@ -66,6 +66,20 @@ def published(name: str) -> tuple[Published, ...]:
     return tuple(line for line in lines() if line.row == name)
 
 
+def printed(name: str, source: str, *quantities: str) -> tuple[float, ...]:
+    """What one table prints of a row by its name alone, in the order of `quantities` (top1 if none is given).
+
+    Raises:
+        ValueError: the table has no line, or several, with them of the row.
+    """
+    wanted = quantities or ("top1",)
+    told = [line for line in published(name) if line.source == source and not line.options]
+    found = [line.figures for line in told if all(quantity in line.figures for quantity in wanted)]
+    if len(found) != 1:
+        raise ValueError(f"source: expected one line of {source} with {', '.join(wanted)} of {name}, got {len(found)}")
+    return tuple(found[0][quantity] for quantity in wanted)
+
+
 def best_published(name: str) -> Published | None:
     """The line with a row's best accuracy or error, by its name alone, without options; None where there is none.
 
