@@ -1,7 +1,7 @@
 """Counts every row of the zoo for `halonet models`, and writes halonet/analysis/row_counts.json.
 
-    python -m benchmarks.count_rows          # rows that the table has not yet
-    python -m benchmarks.count_rows --all    # every row, after a change of a skeleton: about four minutes
+python -m benchmarks.count_rows          # rows that the table has not yet
+python -m benchmarks.count_rows --all    # every row, after a change of a skeleton: about four minutes
 """
 
 from __future__ import annotations

@@ -211,7 +211,8 @@ def _with_fronts(points: Sequence[Point]) -> list[Point]:
 
 
 def _place(point: Point) -> tuple[float, float]:
-    assert point.x is not None and point.y is not None
+    assert point.x is not None
+    assert point.y is not None
     return point.x, point.y
 
 

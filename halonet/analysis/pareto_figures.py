@@ -1,4 +1,4 @@
-"""The figures of `halonet plot pareto`, as data: which published lines each shows, and what a paper drew and did not say.
+"""The figures of `halonet plot pareto`, as data: which published lines each shows, and what a paper only draws.
 
 HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605.
 """

@@ -80,10 +80,9 @@ def _draw_family(axis: Any, family: str, points: Sequence[Point]) -> None:
     if len(on_front) > 1:
         axis.plot([p.x for p in on_front], [p.y for p in on_front], color=colour, linewidth=1.3, alpha=0.8, zorder=2)
     for overall, face in ((True, colour), (False, "white")):
+        look = {"s": 34, "marker": marker, "facecolor": face, "edgecolor": colour, "zorder": 3}
         chosen = [point for point in points if point.on_overall_front is overall]
-        axis.scatter(
-            [p.x for p in chosen], [p.y for p in chosen], s=34, marker=marker, facecolor=face, edgecolor=colour, zorder=3
-        )
+        axis.scatter([p.x for p in chosen], [p.y for p in chosen], **look)
     axis.plot([], [], color=colour, marker=marker, markersize=5.5, linewidth=1.3, label=family)
 
 
@@ -126,8 +125,8 @@ def _below(result: Pareto) -> list[str]:
     setting: Mapping[str, Any] = result.setting or {}
     if result.axis in MEASURED and setting:
         told.append(
-            f"measured on {setting['device']}, {setting['threads']} thread(s), {setting['dtype']}, "
-            f"batch {setting['batch']}, {setting['versions'].split(', triton')[0]}"
+            f"measured ({setting.get('clock', 'time on the clock')}) on {setting['device']}, {setting['threads']} "
+            f"thread(s), {setting['dtype']}, batch {setting['batch']}, {setting['versions'].split(', triton')[0]}"
         )
     left = [f"left out: {', '.join(result.left_out)}"] if result.left_out else []
     return [line for text in [*told, *result.notes, *left] for line in textwrap.wrap(text, 170)]
@@ -151,25 +150,37 @@ def _place_labels(figure: Any, axis: Any, points: Sequence[Point], obstacles: Se
         x, y = axis.transData.transform((point.x, point.y))
         text = axis.text(0, 0, point.label, fontsize=_FONT, color=look_of(point.family)[0], zorder=4)
         size = text.get_window_extent(renderer)
-        places = list(_candidates(x, y, size.width, size.height))
-        for crossing, (left, bottom, distance) in [
-            *((False, place) for place in places if place[2] <= _NEAR),
-            *((True, place) for place in places),
-        ]:
-            box = Bbox.from_extents(left, bottom, left + size.width, bottom + size.height)
-            free = not any(box.padded(_GAP).overlaps(other) for other in taken)
-            if not (free and inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)):
-                continue
-            if crossing or not _crossed(lines, box):
-                break
-        else:
-            text.remove()  # no room anywhere near: the point stays without its name
+        found = _free_place((x, y), (size.width, size.height), inside, taken, lines)
+        if found is None:  # no room anywhere near: the point stays without its name
+            text.remove()
             continue
-        text.set_position(axis.transData.inverted().transform((left, bottom + _drop(text, renderer))))
+        box, distance = found
+        text.set_position(axis.transData.inverted().transform((box.x0, box.y0 + _drop(text, renderer))))
         taken.append(box)
         if distance > _LEADER:
-            ends = axis.transData.inverted().transform([(x, y), (left + size.width / 2, bottom + size.height / 2)])
+            ends = axis.transData.inverted().transform([(x, y), ((box.x0 + box.x1) / 2, (box.y0 + box.y1) / 2)])
             axis.plot(*ends.T, color=look_of(point.family)[0], linewidth=0.5, alpha=0.6, zorder=1)
+
+
+def _free_place(
+    point: tuple[float, float], size: tuple[float, float], inside: Any, taken: Sequence[Any], lines: np.ndarray
+) -> tuple[Any, float] | None:
+    """The box of a label and how far it is from its point, in pixels; None where there is no room."""
+    from matplotlib.transforms import Bbox
+
+    crossing = None
+    for left, bottom, distance in _candidates(*point, *size):
+        if crossing is not None and distance > _NEAR:
+            break
+        box = Bbox.from_extents(left, bottom, left + size[0], bottom + size[1])
+        if not (inside.contains(box.x0, box.y0) and inside.contains(box.x1, box.y1)):
+            continue
+        if any(box.padded(_GAP).overlaps(other) for other in taken):
+            continue
+        if not _crossed(lines, box):
+            return box, distance
+        crossing = crossing or (box, distance)
+    return crossing
 
 
 def _drop(text: Any, renderer: Any) -> float:

@@ -31,8 +31,11 @@ def points_of(figure: str, **options) -> dict[str, tuple[float, float]]:
 def test_botnets_figures_are_table_14() -> None:
     whole = pareto("botnet_figure9")
     points = points_of("botnet_figure9")
-    assert len(whole.points) == 25 and points["T7"] == (804.5, 84.7) and points["S0"] == (32.3, 77.0)
-    assert "S5" not in points and any(left.startswith("S5: ") for left in whole.left_out)
+    assert len(whole.points) == 25
+    assert points["T7"] == (804.5, 84.7)
+    assert points["S0"] == (32.3, 77.0)
+    assert "S5" not in points
+    assert any(left.startswith("S5: ") for left in whole.left_out)
     assert points_of("botnet_figure9", axis="multiply_adds")["S5"][0] == pytest.approx(76.202, abs=0.001)
     assert set(points_of("botnet_figure8")) == {
         *("B4", "B5", "B6", "B7", "B7-RA"),
@@ -42,7 +45,8 @@ def test_botnets_figures_are_table_14() -> None:
     assert max(y for _, y in points_of("botnet_figure7").values()) == 83.6
     # "BoTNets T3 and T4 do not outperform SENets, while T5 does perform better than S4" (section 4.8.6): T5 is quicker
     best = {point.label for point in whole.points if point.on_overall_front}
-    assert {"S3", "S4", "T5", "T6", "T7"} <= best and not {"T3", "T4", "B4", "B5", "B6", "B7", "B7-RA"} & best
+    assert {"S3", "S4", "T5", "T6", "T7"} <= best
+    assert not {"T3", "T4", "B4", "B5", "B6", "B7", "B7-RA"} & best
 
 
 def test_halonets_figures() -> None:
@@ -50,11 +54,13 @@ def test_halonets_figures() -> None:
     assert [(mark.label, mark.y) for mark in result.marks] == [(f"H{index}", None) for index in range(7)]
     assert result.marks[0].x == pytest.approx(5.48, abs=0.01)
     points = points_of("halonet_figure4")
-    assert points["H7"][0] == pytest.approx(67.39, abs=0.01) and points["H7"][1] == 84.9
+    assert points["H7"][0] == pytest.approx(67.39, abs=0.01)
+    assert points["H7"][1] == 84.9
     assert points["B0"] == (5.3, 77.1)
     times = points_of("halonet_figure8")
     assert times["B0"] == (pytest.approx(35.6 / 1478.4), 77.1)
-    assert times["H7 C12"] == (1.0, 84.7) and times["B7-RA"] == (1.0, 84.7)
+    assert times["H7 C12"] == (1.0, 84.7)
+    assert times["B7-RA"] == (1.0, 84.7)
     on_front = {point.label for point in pareto("halonet_figure8").points if point.on_overall_front}
     assert {"H7", "H7 C12", "B7-RA"} <= on_front  # equal ones both
 
@@ -81,15 +87,16 @@ def test_measured_times_of_files(tmp_path: Path) -> None:
     assert {point.label: point.x for point in result.points} == {"H7": 1500.0, "B7": 500.0, "B7-RA": 500.0}
     assert [(mark.label, mark.x) for mark in result.marks] == [("H0", 50.0)]
     assert "H7 C12: not measured" in result.left_out
-    assert result.setting is not None and result.setting["threads"] == 1
+    assert result.setting is not None
+    assert result.setting["threads"] == 1
 
 
 def test_mistakes(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="figure: expected one of zoo, .*, got 'halonet_figur4'; did you mean hal"):
+    with pytest.raises(ValueError, match=r"figure: expected one of zoo, .*, got 'halonet_figur4'; did you mean hal"):
         pareto("halonet_figur4")
-    with pytest.raises(ValueError, match="x: expected one of parameters, .*, got 'params'"):
+    with pytest.raises(ValueError, match=r"x: expected one of parameters, .*, got 'params'"):
         pareto(axis="params")
-    with pytest.raises(ValueError, match="speed: expected a file of `halonet bench model --json` for x speed, got none"):
+    with pytest.raises(ValueError, match="expected a file of `halonet bench model --json` for x speed, got none"):
         pareto(axis="speed")
     one, two = report(tmp_path, "one", {"vil_tiny_224": 1.0}), report(tmp_path, "two", {}, threads=2)
     with pytest.raises(ValueError, match=r"measured alike, got .*two.json with another threads"):
@@ -120,9 +127,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     files = tmp_path / "p.png", tmp_path / "p.json"
     assert main(f"plot pareto --figure halonet_figure4 --out {files[0]} --json {files[1]}".split()) == 0
     out = capsys.readouterr().out
-    assert out.startswith("13 points; on the front of all: B0") and out.splitlines()[-1] == str(files[0])
+    assert out.startswith("13 points; on the front of all: B0")
+    assert out.splitlines()[-1] == str(files[0])
     assert files[0].read_bytes().startswith(b"\x89PNG")
     told = json.loads(files[1].read_text())
-    assert told["x"] == AXES["parameters"] and len(told["points"]) == 13 and len(told["marks"]) == 7
+    assert told["x"] == AXES["parameters"]
+    assert len(told["points"]) == 13
+    assert len(told["marks"]) == 7
     assert main(["plot", "pareto", "--x", "speed"]) == 2
     assert capsys.readouterr().err.startswith("halonet: error: speed: expected a file")

@@ -22,9 +22,10 @@ def test_every_figure_has_a_source_and_a_row() -> None:
     assert {line.row for line in lines()} <= {*ROWS, *PSMNETS}
     for line in (*lines(), *peers()):
         assert SOURCE.fullmatch(line.source), line
-        assert line.label and line.data and line.figures, line
+        assert all((line.label, line.data, line.figures)), line
         assert set(line.figures) <= set(QUANTITIES), line
-        assert set(line.unmet) <= set(line.figures) and (line.note or not line.unmet), line
+        assert set(line.unmet) <= set(line.figures), line
+        assert line.note or not line.unmet, line
         for quantity, (least, most) in RANGES.items():
             assert least <= line.figures.get(quantity, least) <= most, line
         assert bool(line.family) == (line in peers())
@@ -51,7 +52,7 @@ def test_options_are_the_models() -> None:
 
 
 def test_tables_are_whole() -> None:
-    """Lines of each table, counted in print; of Tables 2, 11 and 13 of Vision Longformer those of rows as they stand."""
+    """Lines of each table, counted in print; of Vision Longformer's Tables 2, 11 and 13 those of rows as they stand."""
     counted = Counter(line.source for line in lines())
     assert counted == {
         "HaloNet, Table 3": 6,
