@@ -89,7 +89,7 @@ FIGURES: Mapping[str, ParetoFigure] = {
         notes=(_DRAWN, "training differs from paper to paper; 21k: pretrained on ImageNet-21k"),
     ),
     "halonet_figure4": ParetoFigure(
-        title="HaloNets beside EfficientNets: accuracy over parameters",
+        title="HaloNets beside EfficientNets",
         source="HaloNet, Figure 4",
         axis="parameters",
         groups=_HALONETS,
@@ -97,7 +97,7 @@ FIGURES: Mapping[str, ParetoFigure] = {
         notes=(_DRAWN, _EFFICIENTNETS, "B5 with RandAugment, which the figure has, is not printed"),
     ),
     "halonet_figure8": ParetoFigure(
-        title="HaloNets and hybrids beside EfficientNets: accuracy over training time",
+        title="HaloNets and hybrids beside EfficientNets",
         source="HaloNet, Figure 8",
         axis="train_time",
         groups=_HALONETS,
