@@ -107,14 +107,26 @@ def test_help_and_lists_need_no_lightning() -> None:
 
 
 def test_models(capsys: Capture) -> None:
-    assert main(["models", "halonet_h?_[34]*"]) == 0
+    assert main(["models", "halonet_h?_[34]*", "--names"]) == 0
     listed = capsys.readouterr().out.split()
     assert listed == halonet.list_models("halonet_h?_[34]*")
     assert "halonet_h4_384" in listed
+    assert main(["models", "halonet_h?_[34]*", "--sort", "parameters", "--reverse"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:5]] == ["halonet_h5_448", "halonet_h4_384", "halonet_h3_320"]
+    assert "published" in lines[1] + lines[0]
+    assert "none is ours" in lines[-2]
+    assert main(["models", "--sort", "top1", "--reverse", "--names"]) == 0
+    listed = capsys.readouterr().out.split()
+    assert listed[0] == "vil_base_384"
+    assert sorted(listed) == halonet.list_models()
+    assert main(["models", "halonet_h7_600", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["top1"], row["source"]) == ("halonet_h7_600", 84.9, "HaloNet, Table 4")
 
 
 def test_models_of_a_task(capsys: Capture) -> None:
-    assert main(["models", "--task", "stereo", "*nano"]) == 0
+    assert main(["models", "--task", "stereo", "*nano", "--names"]) == 0
     assert capsys.readouterr().out.split() == ["fa_psmnet_nano", "nl_psmnet_nano", "psmnet_nano"]
     assert "no stereo model matches 'halonet*'" in error_line(capsys, "models", "--task", "stereo", "halonet*")
     assert main(["models", "--task", "detection", "maskrcnn_halo_nano*"]) == 0
@@ -201,6 +213,11 @@ def test_summary(capsys: Capture) -> None:
         ),
         (("fit", "--model.name", "maskrcnn_halo_nano_128"), "is a detector, which --task detection trains"),
         (("models", "maskrcnn_*"), "detectors are listed by --task detection"),
+        (("models", "--sort", "top"), "sort: expected one of name, parameters, multiply_adds, image_size, top1"),
+        (("models", "--sort", "epe"), "got 'epe'"),
+        (("models", "--json", "--names"), "not allowed with argument --json"),
+        (("plot",), "required: WHAT"),
+        (("plot", "pareto", "--figure", "botnet_figure6"), "got 'botnet_figure6'; did you mean botnet_figure"),
     ],
 )
 def test_mistakes_in_one_line(arguments: tuple[str, ...], told: str, capsys: Capture) -> None:

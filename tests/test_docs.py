@@ -70,6 +70,8 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"images", "size", "no-open"}
     plain |= {"format", "softmax", "opset", "push", "license"}
     plain |= {"rollout", "head"}
+    plain |= {"names", "sort", "reverse", "figure", "x", "speed"}
+    plain |= {"apart", "processor-time", "modes", "models", "threads"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         command = line.split("#")[0].split()

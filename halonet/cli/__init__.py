@@ -14,9 +14,11 @@ from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.explain import explain
 from halonet.cli.export import export
+from halonet.cli.plot import plot
 from halonet.cli.settings import fit_settings, recipe_names, setting_names
 from halonet.cli.study import study
 from halonet.cli.words import UsageError, exit_status, nearest
+from halonet.cli.zoo import models
 
 __all__ = ["COMMANDS", "bench_parser", "fit_settings", "main", "recipe_names", "setting_names"]
 
@@ -70,7 +72,8 @@ COMMANDS: dict[str, Command] = {
         "name the class of pictures, find their objects, or tell the disparity of a pair", judging.predict
     ),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
-    "models": Command("list the models", commands.models),
+    "models": Command("the models: sizes, image sizes and published accuracies", models),
+    "plot": Command("figures of the papers: published accuracy over size and speed", plot),
     "explain": Command("draw where a picture's pixels attend, or basis masks", explain),
     "analyse": Command("what mechanisms and detectors cost, by formula and counted", commands.analyse),
     "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),

@@ -5,11 +5,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import halonet
 from halonet.cli.detectors import refuse_detector
 from halonet.cli.settings import parse_settings
-from halonet.cli.words import Parser, UsageError, nearest
-from halonet.models.zoo import is_detector
+from halonet.cli.words import Parser
 
 
 def fit(arguments: Sequence[str]) -> int:
@@ -50,32 +48,6 @@ def summary(arguments: Sequence[str]) -> int:
     table = analysis.summary(values.name, img_size=values.img_size)
     print(table.to_json() if values.json else table.render())
     return 0
-
-
-def models(arguments: Sequence[str]) -> int:
-    """Print names."""
-    parser = Parser(prog="halonet models", description="Names of models.", allow_abbrev=False)
-    parser.add_argument("pattern", nargs="?", default="*", help="such as 'halonet_h*' (default: all)")
-    tasks = ("classification", "stereo", "detection")
-    parser.add_argument("--task", choices=tasks, default=tasks[0], help="what they do (default: classification)")
-    values = parser.parse_args(arguments)
-    names = _names_of(values.task, values.pattern)
-    if not names:
-        known = _names_of(values.task, "*")
-        hint = nearest(values.pattern, known)
-        if values.task != "detection" and is_detector(values.pattern):
-            hint = ", detectors are listed by --task detection"
-        raise UsageError(f"no {values.task} model matches {values.pattern!r}{hint}")
-    print("\n".join(names))
-    return 0
-
-
-def _names_of(task: str, pattern: str) -> Sequence[str]:
-    if task != "detection":
-        return halonet.list_models(pattern, task=task)
-    from halonet.detection import list_detectors  # torchvision: not for every command
-
-    return list_detectors(pattern)
 
 
 def analyse(arguments: Sequence[str]) -> int:
@@ -150,6 +122,12 @@ def bench_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--limit", type=positive, metavar="GIB", help=limit)
     parser.add_argument("--compile", action="store_true", help="model: under torch.compile")
+    modes = ("inference", "training step")
+    parser.add_argument("--modes", nargs="+", choices=modes, help="model: which to measure (default: both)")
+    apart = "model: one after the other, so that one alone is in memory (default: rounds over all)"
+    parser.add_argument("--apart", action="store_true", help=apart)
+    clock = "model: time of the processor in place of the clock, where a CPU does other things too"
+    parser.add_argument("--processor-time", action="store_true", help=clock)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
     parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
     return parser

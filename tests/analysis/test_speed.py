@@ -297,6 +297,27 @@ def test_a_model_table(tmp_path, capsys):
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_models_one_after_the_other_in_processor_time(tmp_path, capsys):
+    files = tmp_path / "model.json", tmp_path / "model.png"
+    arguments = "bench model --apart --processor-time --modes inference --batch 1 --rounds 2 --threads 1"
+    arguments += f" --json {files[0]} --png {files[1]} --models halonet_nano_32 vil_nano_32"
+    assert main(arguments.split()) == 0
+    report = json.loads(files[0].read_text())
+    assert set(report) == {"setting", "inference"}
+    assert report["setting"]["clock"] == "processor time"
+    assert {name: row["peak_mib"] for name, row in report["inference"].items()} == {
+        "halonet_nano_32": None,
+        "vil_nano_32": None,
+    }
+    assert "MiB" not in capsys.readouterr().out
+
+
+def test_the_clock_is_the_one_that_is_given():
+    ticks = iter(range(1000))
+    times = measuring.interleaved_times({"call": lambda: None}, 2, clock=lambda: float(next(ticks)))
+    assert times == {"call": [1000.0, 1000.0]}  # a second a call, whatever it took
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -35,29 +36,45 @@ def model_table(
     rounds: int,
     compiled: bool = False,
     channels_last: bool = True,
+    modes: Sequence[str] = MODES,
+    apart: bool = False,
+    processor_time: bool = False,
 ) -> dict[str, Any]:
     """Times of models, printed as they come; ratios are to the first.
 
     names: models of timm's registry, ours among them; NAME@PIXELS for another image size than the model's own,
         NAME:BACKEND (or NAME@PIXELS:BACKEND) for a net of ours whose layers are to use that backend.
     dtype: of autocast; float32 for none. A training step is forward, loss, backward and an SGD step.
+    modes: of MODES, which of them to measure.
+    apart: one model after the other in place of rounds over all, so that one alone is in memory, whose peak is then not
+        measured. What else a machine does meanwhile meets some models and not others: ratios mean less.
+    processor_time: measure what this process has of a CPU in place of time on the clock, for a machine that does other
+        things too.
 
     Raises:
-        ValueError: a name that timm has not, or a device that is not there.
+        ValueError: a name that timm has not, a device that is not there, or processor time of a GPU.
     """
     on = device_of(device)
+    if processor_time and on.type != "cpu":
+        raise ValueError(f"processor_time must be left out on a GPU, got device {device}")
     for name in names:
         parts_of(name)
     told = {"compiled": str(compiled), "channels_last": str(channels_last)}
+    told |= {"rounds_over": "one model after the other"} if apart else {}
+    told |= {"clock": "processor time"} if processor_time else {}
     setting = describe(device=on, dtype=str(dtype).removeprefix("torch."), batch=batch, rounds=rounds, **told)
     print_setting(setting)
     report: dict[str, Any] = {"setting": setting}
     make = partial(_call, batch=batch, dtype=dtype, device=on, compiled=compiled, last=channels_last)
-    for mode in MODES:
-        with memory_meter(on) as meter:
-            peaks = {name: meter(partial(make, name, mode)) for name in names}
-        calls = {name: make(name, mode) for name in names}
-        times = interleaved_times(calls, rounds, on)
+    clock = time.process_time if processor_time else time.perf_counter
+    for mode in modes:
+        peaks: dict[str, float | None] = dict.fromkeys(names)
+        if not apart:
+            with memory_meter(on) as meter:
+                peaks = {name: meter(partial(make, name, mode)) for name in names}
+        times: dict[str, list[float]] = {}
+        for group in [[name] for name in names] if apart else [names]:
+            times |= interleaved_times({name: make(name, mode) for name in group}, rounds, on, clock=clock)
         report[mode] = tell_networks(mode, times, names[0], batch=batch, peaks=peaks)
     return report
 

@@ -18,9 +18,9 @@ def plot_report(kind: str, report: dict[str, Any], path: Path) -> None:
         draw = _plot_vil if kind == "vil" else _plot_factorized
         draw(report, path)
         return
-    modes = model_table.MODES if kind == "model" else rows.MODES
+    modes = [mode for mode in model_table.MODES if mode in report] if kind == "model" else rows.MODES
     setting = report["setting"]
-    figure, axes = start_figure(1, 2, size=(13.0, 4.6))
+    figure, axes = start_figure(1, len(modes), size=(6.5 * len(modes), 4.6))
     for axis, mode in zip(axes[0], modes, strict=True):
         if kind == "scaling":
             _plot_scaling(axis, report["entries"], mode)

@@ -14,7 +14,7 @@ from halonet.analysis.speed.layer_table import LAYERS, layer_table
 from halonet.analysis.speed.loader_table import loader_table
 from halonet.analysis.speed.measuring import write_report
 from halonet.analysis.speed.memory_table import memory_table
-from halonet.analysis.speed.model_table import model_table
+from halonet.analysis.speed.model_table import MODES, model_table
 from halonet.analysis.speed.op_table import op_table, scaling_table
 from halonet.analysis.speed.shapes import stages_of
 from halonet.analysis.speed.vil_table import PEERS as VIL_PEERS
@@ -44,6 +44,9 @@ def run(
     threads: int | None,
     limit: float | None,
     compile: bool,
+    modes: Sequence[str] | None,
+    apart: bool,
+    processor_time: bool,
     json: Path | None,
     png: Path | None,
 ) -> None:
@@ -91,7 +94,8 @@ def run(
         common |= {"parts": peers or detection.PARTS, "limit_gib": limit}
         report = detection.detector_table(sides or detection.SIDES, rows=rows, **common)
     else:
-        report = model_table(models or MODELS, compiled=compile, **common)
+        common |= {"modes": modes or MODES, "apart": apart, "processor_time": processor_time, "compiled": compile}
+        report = model_table(models or MODELS, **common)
     write_report(report, json)
     if png:
         from halonet.analysis.speed.plot import plot_report
