@@ -14,6 +14,7 @@ from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.export import export
+from halonet.cli.report import report
 from halonet.cli.settings import recipe_names, setting_names
 from halonet.cli.study import study
 from halonet.cli.words import UsageError, nearest, one_line
@@ -84,6 +85,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "name the class of pictures, find their objects, or tell the disparity of a pair", judging.predict
     ),
+    "report": Command("a run, several of them, or a study as one page that needs no other file", report),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
     "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
