@@ -22,7 +22,7 @@ def plot_steps(steps: Rows, path: Path, *, loss: str) -> None:
     without steps."""
     if not steps:
         raise ValueError("steps: expected at least one, got none")
-    figure, axes = start_figure(1, 2, size=(10.6, 3.4))
+    figure, axes = start_figure(1, 2, size=(13.0, 3.6))
     losses, numbers = column(steps, "loss"), column(steps, "step")
     left, right = axes[0]
     low, middle, high = stretches(losses)
@@ -69,7 +69,7 @@ def stretches(values: np.ndarray, most: int = MOST_POINTS) -> tuple[np.ndarray, 
 
 def plot_throughput(history: Rows, path: Path, *, of: str) -> None:
     """Examples a second and the share of time spent waiting for data, epoch by epoch. of: "images" or "pairs"."""
-    figure, axes = start_figure(1, 2, size=(10.6, 3.0))
+    figure, axes = start_figure(1, 2, size=(13.0, 3.0))
     epochs = column(history, "epoch")
     marker = "o" if len(epochs) < 3 else None
     for axis, name, factor, colour, title in (
@@ -87,12 +87,12 @@ def plot_throughput(history: Rows, path: Path, *, of: str) -> None:
 
 def plot_runs(histories: Mapping[str, Rows], path: Path, *, score: Score) -> None:
     """Score on validation and loss on training, a line a run. histories: by the name of the run."""
-    figure, axes = start_figure(1, 2, size=(10.6, 3.9))
+    figure, axes = start_figure(1, 2, size=(13.0, 4.2))
     for name, factor, axis, title, label in (
         (f"val/{score.name}", score.factor, axes[0, 0], f"{score.title}, validation", score.label),
         ("train/loss", 1.0, axes[0, 1], "Loss, train", "loss"),
     ):
-        for (run, history), colour in zip(histories.items(), cycle(COLOURS)):  # noqa: B905
+        for (run, history), colour in zip(histories.items(), cycle(COLOURS)):
             marker = "o" if len(history) < 3 else None
             values = factor * column(history, name)
             axis.plot(column(history, "epoch"), values, color=colour, linewidth=1.8, label=run, marker=marker)

@@ -91,7 +91,7 @@ def class_rows(values: Mapping[str, Any]) -> list[Sequence[Any]]:
     for pair in values["confused"]:
         taken.setdefault(pair["class"], (pair["answer"], pair["images"]))
     ranked = sorted(values["per_class"], key=lambda row: (row["accuracy"], -row["images"]))
-    rows = []
+    rows: list[Sequence[Any]] = []
     for row in ranked:
         low, high = row["interval"]
         answer, images = taken.get(row["class"], ("", 0))
@@ -123,14 +123,15 @@ def _confusion(answers: Answers | None, judged: Judged | None) -> Markup:
         drawn = [picture(judged.folder / name, alt=alt, is_chart=True) for name, alt in pairs]
     if not any(drawn):
         return Markup("")
-    words = "Blue cells are shares of a class that are right, orange ones mistakes. A model is calibrated whose bars meet the dashed line."
+    words = (
+        "Blue cells are shares of a class that are right, orange ones mistakes. "
+        "A model is calibrated whose bars meet the dashed line."
+    )
     return joined([element("div", *drawn, class_="side"), paragraph(words, class_="soft")])
 
 
 def _attention(folder: Path) -> Markup:
-    caption = (
-        "As the run left it: a test image that the model is sure of, and where some of its pixels attend, layer by layer."
-    )
+    caption = "As the run left it: a test image that it is sure of, and where some pixels attend, layer by layer."
     return picture(folder / "attention.png", caption=caption, alt="attention of some pixels, layer by layer")
 
 

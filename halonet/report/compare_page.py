@@ -60,7 +60,9 @@ def _curves(names: Sequence[str], runs: Sequence[RunFiles]) -> Markup:
     if not histories:
         return Markup("")
     score = runs[0].score
-    return chart(lambda path: plot_runs(histories, path, score=score), alt="validation score and training loss, a line a run")
+    return chart(
+        lambda path: plot_runs(histories, path, score=score), alt="validation score and training loss, a line a run"
+    )
 
 
 def _settings(keys: Sequence[str], runs: Sequence[RunFiles]) -> Markup:

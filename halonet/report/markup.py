@@ -12,6 +12,8 @@ from typing import Any
 # No page may ask anyone for anything, whatever it holds: the browser itself refuses.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; base-uri 'none'"
 
+VOID = ("br", "img")  # elements that have no end
+
 
 class Markup(str):
     """HTML that stands as it is."""
@@ -33,7 +35,8 @@ def element(tag: str, *content: Any, **attributes: Any) -> Markup:
     """`<tag ...>content</tag>`. An attribute that is None is left out; `class_` is class, and _ stands for a dash."""
     named = {name.rstrip("_").replace("_", "-"): value for name, value in attributes.items() if value is not None}
     told = "".join(f' {name}="{html.escape(str(value))}"' for name, value in named.items())
-    return Markup(f"<{tag}{told}>{joined(content, '')}</{tag}>")
+    end = "" if tag in VOID else f"</{tag}>"
+    return Markup(f"<{tag}{told}>{joined(content, '')}{end}")
 
 
 def paragraph(*content: Any, class_: str | None = None) -> Markup:
@@ -55,7 +58,9 @@ def bullets(items: Iterable[Any]) -> Markup:
 
 def facts(rows: Iterable[tuple[Any, Any]]) -> Markup:
     """Names and values, in two columns where there is room."""
-    lines = [element("div", element("dt", name), element("dd", value)) for name, value in rows if value not in (None, "")]
+    lines = [
+        element("div", element("dt", name), element("dd", value)) for name, value in rows if value not in (None, "")
+    ]
     return element("dl", *lines, class_="facts") if lines else Markup("")
 
 

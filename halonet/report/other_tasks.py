@@ -106,7 +106,9 @@ def _errors(run: RunFiles) -> Markup:
                 )
             ),
         ]
-    return joined([*parts, paragraph("Means over the test pairs, each over its pixels of known disparity.", class_="soft")])
+    return joined(
+        [*parts, paragraph("Means over the test pairs, each over its pixels of known disparity.", class_="soft")]
+    )
 
 
 def headline(run: RunFiles) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from halonet.report.markup import Markup, element
 
 MOST_SIDE = 1600  # pixels of a picture's longer side; two for one of the page on a dense screen
 MOST_PNG = 300_000  # bytes from which on a picture becomes a JPEG, if that is smaller
+WIDE = 1.4  # widths in heights from which on a picture scrolls on a small screen, where it could not be read
 TILE_SIDE = 160
 TINY = 48  # pixels below which a tile shows its pixels as squares
 
@@ -26,7 +28,9 @@ def chart(draw: Callable[[Path], Any], *, caption: Any = "", alt: str) -> Markup
         path = Path(folder) / "chart.svg"
         draw(path)
         contents = path.read_bytes()
-    return _figure(_uri(contents, "svg+xml"), caption, alt=alt, class_="chart")
+    sides = re.search(rb'viewBox="0 0 ([\d.]+) ([\d.]+)"', contents)
+    wide = sides is not None and float(sides[1]) > WIDE * float(sides[2])
+    return _figure(_uri(contents, "svg+xml"), caption, alt=alt, class_="chart", wide=wide)
 
 
 def picture(path: Path, *, caption: Any = "", alt: str, is_chart: bool = False) -> Markup:
@@ -38,7 +42,8 @@ def picture(path: Path, *, caption: Any = "", alt: str, is_chart: bool = False) 
     except OSError:
         return Markup("")
     pixels.thumbnail((MOST_SIDE, 4 * MOST_SIDE))
-    return _figure(_encoded(pixels), caption, alt=alt, class_="chart" if is_chart else "picture")
+    wide = pixels.width > WIDE * pixels.height
+    return _figure(_encoded(pixels), caption, alt=alt, class_="chart" if is_chart else "picture", wide=wide)
 
 
 def tile(pixels: np.ndarray, *, caption: Any, alt: str) -> Markup:
@@ -55,9 +60,10 @@ def tiles(items: list[Markup]) -> Markup:
     return element("div", *items, class_="tiles") if items else Markup("")
 
 
-def _figure(uri: str, caption: Any, *, alt: str, class_: str | None) -> Markup:
+def _figure(uri: str, caption: Any, *, alt: str, class_: str | None, wide: bool = False) -> Markup:
     words = element("figcaption", caption) if caption else ""
-    return element("figure", Markup(element("img", src=uri, alt=alt, class_=class_).removesuffix("</img>")), words)
+    image = element("div", element("img", src=uri, alt=alt, class_=class_), class_="wide" if wide else None)
+    return element("figure", image, words)
 
 
 def _encoded(image: Image.Image, *, most_png: int = MOST_PNG) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from halonet.analysis.plots import plot_curves
@@ -69,8 +68,11 @@ def _head(run: RunFiles) -> Markup:
     figure, beside = told.headline(run)
     parts.append(element("div", element("strong", figure), element("span", beside), class_="headline"))
     what = "pairs" if run.config.task == "stereo" else "images"
-    best = f"With the weights of epoch {run.metrics['epoch']}, the best of {run.metrics['epochs']} on the validation {what}."
-    warning = f" The test {what} are these validation {what}: there was no test part." if run.metrics["test_is_val"] else ""
+    epoch, epochs = run.metrics["epoch"], run.metrics["epochs"]
+    best = f"With the weights of epoch {epoch}, the best of {epochs} on the validation {what}."
+    warning = (
+        f" The test {what} are these validation {what}: there was no test part." if run.metrics["test_is_val"] else ""
+    )
     return joined([*parts, paragraph(best, warning, class_="soft")])
 
 
@@ -149,9 +151,16 @@ def _time(run: RunFiles) -> Markup:
         rows.append(("training, all epochs", _duration(run.metrics["training_seconds"])))
     if run.history:
         seconds = [row["seconds"] for row in run.history]
-        rows += [("an epoch (median)", _duration(statistics.median(seconds))), ("the first epoch", _duration(seconds[0]))]
+        rows += [
+            ("an epoch (median)", _duration(statistics.median(seconds))),
+            ("the first epoch", _duration(seconds[0])),
+        ]
     for name, words, show in (
-        ("images_per_second", f"{of} a second (median)", lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.2f}"),
+        (
+            "images_per_second",
+            f"{of} a second (median)",
+            lambda value: f"{value:,.0f}" if value >= 10 else f"{value:.2f}",
+        ),
         ("waiting", "waiting for data (median)", lambda value: f"{value:.0%} of the time"),
         ("utilization", "utilization (median)", lambda value: f"{value:.0%}"),
         ("peak_memory_mib", "most memory", lambda value: f"{value:,.0f} MiB"),
@@ -191,8 +200,3 @@ def _duration(seconds: float) -> str:
         return f"{minutes:.1f} min"
     hours = minutes / 60
     return f"{hours:.1f} h" if hours < 48 else f"{hours / 24:.1f} days"
-
-
-def environment_line(values: Sequence[tuple[str, Any]]) -> str:
-    """ "device cpu (x86_64), threads 1" of names and values."""
-    return ", ".join(f"{name} {value}" for name, value in values)

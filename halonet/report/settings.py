@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import yaml
@@ -26,7 +27,9 @@ class Recipe:
 def changed(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     """Dotted settings that are not the defaults, as (default, here)."""
     defaults = flatten(RunConfig().to_dict())
-    return {name: (defaults[name], value) for name, value in flatten(config.to_dict()).items() if value != defaults[name]}
+    return {
+        name: (defaults[name], value) for name, value in flatten(config.to_dict()).items() if value != defaults[name]
+    }
 
 
 def agreeing_recipe(config: RunConfig) -> Recipe | None:
@@ -45,6 +48,7 @@ def agreeing_recipe(config: RunConfig) -> Recipe | None:
     return best
 
 
+@cache
 def _read(name: str) -> Recipe:
     contents = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     words = [line[1:].strip() for line in contents.splitlines() if line.startswith("#")]
@@ -74,16 +78,22 @@ def settings_section(config: RunConfig) -> Section:
     everything = [(element("code", name), show_setting(value)) for name, value in flatten(config.to_dict()).items()]
     headings = ("setting", "here", "default", "") if recipe is not None else ("setting", "here", "default")
     shown = table(headings, [row[: len(headings)] for row in rows]) if rows else paragraph("All are the defaults.")
-    content = joined([_origin(recipe), shown, fold(f"All {len(everything)} settings", table(("setting", "here"), everything))])
+    content = joined(
+        [_origin(recipe), shown, fold(f"All {len(everything)} settings", table(("setting", "here"), everything))]
+    )
     return Section("settings", "Settings", content)
 
 
 def _origin(recipe: Recipe | None) -> Markup:
     if recipe is None:
         return paragraph("No recipe of the package agrees with them in all its settings.", class_="soft")
-    told = "The folder does not record a recipe. Of those of the package whose every setting holds here, the one with most is "
-    words = fold("What the recipe says of itself", element("p", joined(recipe.words.splitlines(), "<br>"), class_="soft"))
-    return joined([paragraph(told, element("code", recipe.name), f" ({len(recipe.settings)} settings).", class_="soft"), words])
+    told = "No recipe is recorded. Of those of the package whose every setting holds here, the one with most is "
+    words = fold(
+        "What the recipe says of itself", element("p", joined(recipe.words.splitlines(), "<br>"), class_="soft")
+    )
+    return joined(
+        [paragraph(told, element("code", recipe.name), f" ({len(recipe.settings)} settings).", class_="soft"), words]
+    )
 
 
 def settings_apart(configs: Sequence[RunConfig]) -> list[tuple[str, list[Any]]]:

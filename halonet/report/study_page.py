@@ -10,7 +10,7 @@ from typing import Any
 from halonet.report.charts import plot_rows
 from halonet.report.markup import Markup, Number, Section, bullets, element, facts, joined, paragraph, table
 from halonet.report.pictures import chart, picture
-from halonet.report.run_files import RunFiles, read_run
+from halonet.report.run_files import RunFiles, is_run, read_run
 from halonet.studies.report import show_signed
 from halonet.studies.writing import JSON, PICTURE, SMALL
 from halonet.training.files import METRICS
@@ -54,7 +54,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _form(folder: Path, values: Mapping[str, Any], *, several: bool) -> list[Section]:
     small = values["form"] == "small"
-    after = f", {'small' if small else 'the paper’s'} form" if several else ""
+    after = (", small form" if small else ", the paper's form") if several else ""
     name = "small" if small else "paper"
     drawn = picture(folder / f"{SMALL if small else ''}{PICTURE}", alt="published beside measured", is_chart=True)
     runs = _runs(folder, values["rows"])
@@ -153,6 +153,8 @@ def _runs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int
     for row in rows:
         by_seed = (row["measured"] or {}).get("by_seed", {})
         for path in sorted((folder / row["name"]).glob(f"seed*/*/{METRICS}")):
+            if not is_run(path.parent):
+                continue
             run = read_run(path.parent)
             assert run.metrics is not None
             if by_seed.get(str(run.config.seed)) == 100.0 * run.metrics["test"]["accuracy"]:
@@ -160,13 +162,13 @@ def _runs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int
     return found
 
 
-def _trainings(
-    folder: Path, rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Mapping[int, RunFiles]]
-) -> Markup:
+def _trainings(folder: Path, rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Mapping[int, RunFiles]]) -> Markup:
     labels = {row["name"]: row["label"] for row in rows}
     several = len(set(labels.values())) < len(labels)
     histories = {
-        (f"{labels[name]} ({name})" if several else labels[name]): [run.history for run in of_row.values() if run.history]
+        (f"{labels[name]} ({name})" if several else labels[name]): [
+            run.history for run in of_row.values() if run.history
+        ]
         for name, of_row in runs.items()
     }
     histories = {label: told for label, told in histories.items() if told}

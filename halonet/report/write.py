@@ -28,7 +28,7 @@ class Options:
     most_images: int = 2000
 
 
-def write_report(folders: Sequence[Path], out: Path | None = None, *, options: Options = Options()) -> Path:  # noqa: B008
+def write_report(folders: Sequence[Path], out: Path | None = None, *, options: Options = Options()) -> Path:
     """Write the page of a run's or a study's folder, or of several runs, beside its name and renamed; returns its path.
 
     out: the file; None: report.html in the folder, of several runs here.
