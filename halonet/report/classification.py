@@ -6,14 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from halonet.analysis.attention import record_attention
+from halonet.analysis.attention.mechanisms import KINDS
+from halonet.analysis.attention.pictures import plot_attention
 from halonet.analysis.classification import share
 from halonet.analysis.confusion_plot import plot_calibration, plot_confusion
+from halonet.analysis.overlay import contrasting_pixels, for_the_eye
 from halonet.report.answers import Answers
 from halonet.report.markup import Markup, Number, Section, bar, element, fold, joined, paragraph, table
-from halonet.report.pictures import chart, picture, tile, tiles
+from halonet.report.pictures import chart, drawn, picture, tile, tiles
 from halonet.report.run_files import Judged, RunFiles
 from halonet.training.classification.judge import CALIBRATION, CONFUSION
-from halonet.training.classification.results import for_the_eye
 
 SHOWN = 12  # samples of a kind
 OPEN_CLASSES = 30  # rows of a table that is not folded
@@ -27,7 +30,7 @@ def classification_sections(run: RunFiles, answers: Answers | None) -> list[Sect
         Section("samples", "Samples", _samples(run, answers)),
         Section("classes", "Classes", _classes(answers, judged)),
         Section("confusion", "Confusion and calibration", _confusion(answers, judged)),
-        Section("attention", "Attention", _attention(run.folder)),
+        Section("attention", "Attention", _attention(run.folder, answers)),
         Section("elsewhere", "Judged besides", _elsewhere(run, judged)),
     ]
 
@@ -62,11 +65,17 @@ def _tile(answers: Answers, place: int) -> Markup:
     answer, label = int(told.answers[place]), int(told.labels[place])
     name, truth = answers.class_names[answer], answers.class_names[label]
     sure = f"{100 * float(told.confidences[place]):.0f} %"
-    pixels = for_the_eye(answers.image(place), answers.data).numpy()
+    pixels = _pixels(answers, place)
     if answer == label:
         return tile(pixels, caption=joined([element("span", name, class_="good"), sure], " "), alt=f"a {truth}")
     words = [element("span", name, class_="bad"), sure, element("br"), f"is {truth}"]
     return tile(pixels, caption=joined(words, " "), alt=f"a {truth}, taken for {name}")
+
+
+def _pixels(answers: Answers, place: int) -> Any:
+    """An image as it was before it was normalized, (S, S, 3)."""
+    seen = answers.data.preprocessing
+    return for_the_eye(answers.image(place), seen.mean, seen.std)
 
 
 def _classes(answers: Answers | None, judged: Judged | None) -> Markup:
@@ -130,9 +139,32 @@ def _confusion(answers: Answers | None, judged: Judged | None) -> Markup:
     return joined([element("div", *drawn, class_="side"), paragraph(words, class_="soft")])
 
 
-def _attention(folder: Path) -> Markup:
+def _attention(folder: Path, answers: Answers | None) -> Markup:
     caption = "As the run left it: a test image that it is sure of, and where some pixels attend, layer by layer."
-    return picture(folder / "attention.png", caption=caption, alt="attention of some pixels, layer by layer")
+    alt = "attention of some pixels, layer by layer"
+    left = picture(folder / "attention.png", caption=caption, alt=alt)
+    if answers is None or not any(isinstance(module, KINDS) for module in answers.model.modules()):
+        return left
+    folds = [
+        fold(f"Of the {words}", _attention_of(answers, place))
+        for words, places in (
+            ("surest mistake", answers.surest_mistakes(1)),
+            ("right answer that is least sure", answers.least_sure_right(1)),
+        )
+        for place in places
+    ]
+    return joined([left, *folds])
+
+
+def _attention_of(answers: Answers, place: int) -> Markup:
+    image = answers.image(place)
+    device = next(answers.model.parameters()).device
+    record = record_attention(answers.model, image[None].to(device))
+    told, names = answers.predictions, answers.class_names
+    alt = f"attention of some pixels of a {names[int(told.labels[place])]}, layer by layer"
+    words = f"A {names[int(told.labels[place])]}; the answer is {names[int(told.answers[place])]}."
+    pixels = contrasting_pixels(image)
+    return drawn(lambda path: plot_attention(record, _pixels(answers, place), pixels, path), caption=words, alt=alt)
 
 
 def _elsewhere(run: RunFiles, own: Judged | None) -> Markup:

@@ -33,6 +33,14 @@ def chart(draw: Callable[[Path], Any], *, caption: Any = "", alt: str) -> Markup
     return _figure(_uri(contents, "svg+xml"), caption, alt=alt, class_="chart", wide=wide)
 
 
+def drawn(draw: Callable[[Path], Any], *, caption: Any = "", alt: str) -> Markup:
+    """What `draw` writes to the path of a .png that it is given: for pictures of pixels."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "drawn.png"
+        draw(path)
+        return picture(path, caption=caption, alt=alt)
+
+
 def picture(path: Path, *, caption: Any = "", alt: str, is_chart: bool = False) -> Markup:
     """A picture that lies in a folder; nothing if it is not there or is none. is_chart: lines on white, which a dark
     page turns dark."""
@@ -47,9 +55,8 @@ def picture(path: Path, *, caption: Any = "", alt: str, is_chart: bool = False) 
 
 
 def tile(pixels: np.ndarray, *, caption: Any, alt: str) -> Markup:
-    """A small picture with words under it. pixels: (C, H, W) of 1 or 3 channels, 0 to 1."""
-    values = np.moveaxis(np.rint(255 * pixels).astype(np.uint8), 0, -1)
-    image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values[..., :3]).convert("RGB")
+    """A small picture with words under it. pixels: (H, W, 3), 0 to 1."""
+    image = Image.fromarray(np.rint(255 * pixels).astype(np.uint8))
     tiny = max(image.size) < TINY
     image.thumbnail((TILE_SIDE, TILE_SIDE))
     return _figure(_encoded(image, most_png=8_000), caption, alt=alt, class_="tiny" if tiny else None)

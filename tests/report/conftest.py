@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from halonet.report import write_report
+from halonet.training.config import RunConfig
+from halonet.training.results import write_config
 from tests.training.conftest import SMALL, only_run, run
 
 # Attention by torch's own kernels: ours would be compiled first.
-QUICK = (*SMALL, "--trainer.max_epochs=2", "--trainer.limit_train_batches=3", "--model.overrides.backend=sdpa")
+QUICK = (
+    *(*SMALL, "--trainer.max_epochs=2", "--model.overrides.backend=sdpa"),
+    *("--trainer.limit_train_batches=3", "--trainer.limit_val_batches=4"),
+)
 EMPTY = {"meta", "link", "br", "img"}
 
 
@@ -74,6 +80,20 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("report")
     assert run("fit", "--out", out, *QUICK) == 0
     return only_run(out)
+
+
+@pytest.fixture(scope="session")
+def page_path(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of the finished run, alone in its folder, with what its weights answer."""
+    return write_report([finished], tmp_path_factory.mktemp("alone") / "page.html")
+
+
+def leave_run(folder: Path, config: RunConfig, metrics: dict[str, Any]) -> Path:
+    """What a finished training would have left, as far as a report reads it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder)
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    return folder
 
 
 def metrics_of(folder: Path) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,8 @@ from halonet.studies import Study
 from halonet.studies.results import collect
 from halonet.studies.writing import write_results
 from halonet.training.config import RunConfig
-from halonet.training.results import write_config
 from tests.browser import chromium
-from tests.report.conftest import Page, metrics_of
+from tests.report.conftest import Page, leave_run, metrics_of
 from tests.studies.conftest import jobs_of, leave_metrics, pair
 from tests.training.conftest import error_line
 
@@ -38,14 +35,6 @@ def history_of(*scores: float) -> list[dict[str, float]]:
         {"epoch": float(number + 1), "val/accuracy": score, **dict.fromkeys(names, 1.0)}
         for number, score in enumerate(scores)
     ]
-
-
-def leave_run(folder: Path, config: RunConfig, metrics: dict[str, Any]) -> Path:
-    """As far as a report reads it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, folder)
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    return folder
 
 
 @pytest.fixture
@@ -179,10 +168,8 @@ def test_steps_are_summed_up_in_stretches() -> None:
     assert [part.tolist() for part in stretches(np.array([1.0, 3.0]))] == [[1.0, 3.0]] * 3
 
 
-def test_in_a_browser(finished: Path, tmp_path: Path) -> None:
+def test_in_a_browser(page_path: Path) -> None:
     """Opened from a folder of its own, in light and dark, at two widths; a heading sorts its table."""
-    shutil.copytree(finished, tmp_path / "run")
-    path = write_report([tmp_path / "run"], tmp_path / "alone" / "page.html")
     trouble: list[str] = []
     asked: list[str] = []
     with chromium() as browser:
@@ -191,7 +178,7 @@ def test_in_a_browser(finished: Path, tmp_path: Path) -> None:
             page.on("console", lambda message: trouble.append(message.text))
             page.on("pageerror", lambda error: trouble.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
-            page.goto(path.as_uri())
+            page.goto(page_path.as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= width
             assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
         heading = page.locator("#classes th", has_text="images")
@@ -201,7 +188,7 @@ def test_in_a_browser(finished: Path, tmp_path: Path) -> None:
         heading.click()
         assert column(page.locator("#classes td:nth-child(5)").all_inner_texts()) == sorted(images, reverse=True)
     assert trouble == []
-    assert [url for url in asked if not url.startswith("data:")] == [path.as_uri()] * 2
+    assert [url for url in asked if not url.startswith("data:")] == [page_path.as_uri()] * 2
 
 
 def column(texts: Sequence[str]) -> list[int]:

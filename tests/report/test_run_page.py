@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,22 @@ import pytest
 from PIL import Image
 
 from halonet.report import Options, write_report
+from halonet.report.answers import look_again
+from halonet.report.classification import classification_sections, disagreement
+from halonet.report.run_files import read_run
+from halonet.training.classification.kind import build
+from halonet.training.classification.results import write_weights
+from halonet.training.config import RunConfig
 from halonet.training.steps import read_steps
-from tests.report.conftest import QUICK, Page, metrics_of
-from tests.training.conftest import error_line, only_run, run
+from tests.report.conftest import Page, leave_run, metrics_of
+from tests.training.conftest import error_line, run
 
 FILES_ALONE = Options(compute=False)
 
 
 @pytest.fixture(scope="module")
-def page(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Page:
-    """Of the finished run, with what its weights answer."""
-    return Page.read(write_report([finished], tmp_path_factory.mktemp("page") / "page.html"))
+def page(page_path: Path) -> Page:
+    return Page.read(page_path)
 
 
 @pytest.fixture
@@ -58,27 +64,36 @@ def test_the_weights_answer_as_when_the_run_ended(finished: Path, page: Page) ->
     assert f"{right} of 359" not in page.text  # said only where the two differ
     assert {"samples", "classes", "confusion", "attention"} <= set(page.headings)
     captions = [str(image["alt"]) for image in page.all("img")]
+    assert sum(alt.startswith("attention of some pixels") for alt in captions) == 3
     wrong = [alt for alt in captions if "taken for" in alt]
     assert len(wrong) == min(12, 359 - right)
     assert all(alt.split(", taken for ")[0].removeprefix("a ") != alt.split(", taken for ")[1] for alt in wrong)
 
 
-def test_another_answer_is_told(finished: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "other"
-    shutil.copytree(finished, folder)
-    accuracy = metrics_of(finished)["test"]["accuracy"]
-    text = (folder / "metrics.json").read_text()
-    assert text.count(f'"accuracy": {accuracy!r}') == 1
-    (folder / "metrics.json").write_text(text.replace(f'"accuracy": {accuracy!r}', '"accuracy": 1.0'))
-    told = Page.read(write_report([folder])).text
-    assert f"answered {round(359 * accuracy)} of 359 test images right when this page was made, and 359 when" in told
+def test_some_images_stand_for_all(finished: Path) -> None:
+    run_files = read_run(finished)
+    few = look_again(run_files, most=5)
+    assert few.numbers == [0, 90, 179, 268, 358]
+    assert few.predictions.labels.tolist() == [few.data.dataset("test")[number][1] for number in few.numbers]
+    sections = {section.anchor: section.content for section in classification_sections(run_files, few)}
+    assert "Chosen among 5, spread evenly, of the 359 test images" in sections["samples"]
+    assert sections["classes"] == ""
+    ranked = [*few.surest_mistakes(5), *few.least_sure_right(5)]
+    assert sorted(ranked) == [0, 1, 2, 3, 4]
+    sure = few.predictions.confidences[few.surest_mistakes(5)].tolist()
+    assert sure == sorted(sure, reverse=True)
 
 
-def test_no_compute_shows_what_lies_there(finished: Path, tmp_path: Path) -> None:
-    page = Page.read(write_report([finished], tmp_path / "page.html", options=FILES_ALONE))
-    assert "classes" not in page.headings
-    assert {"samples", "attention", "missing"} <= set(page.headings)
-    assert "--no-compute" in page.text
+def test_another_answer_is_told(finished: Path) -> None:
+    run_files = read_run(finished)
+    assert run_files.metrics is not None
+    whole = look_again(run_files, most=359)
+    assert disagreement(run_files, whole) == ""
+    other = replace(run_files, metrics={**run_files.metrics, "test": {"accuracy": 1.0}})
+    right = whole.figures.accuracy.right
+    assert f"answered {right} of 359 test images right when this page was made, and 359 when" in disagreement(
+        other, whole
+    )
 
 
 def test_what_was_judged_is_shown(finished: Path, tmp_path: Path) -> None:
@@ -89,7 +104,12 @@ def test_what_was_judged_is_shown(finished: Path, tmp_path: Path) -> None:
     (folder / "judged-others-test").mkdir()
     elsewhere = {**values, "data": "others", "accuracy": 0.125}
     (folder / "judged-others-test" / "judged.json").write_text(json.dumps(elsewhere))
-    page = Page.read(write_report([folder], options=FILES_ALONE))
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (700, 1800, 3), dtype=np.uint8)).save(folder / "attention.png")
+    assert (folder / "attention.png").stat().st_size > 3.5e6
+    path = write_report([folder], options=FILES_ALONE)
+    assert path.stat().st_size < 2.5e6
+    page = Page.read(path)
     assert "From judged-digits-test" in page.text
     assert {"classes", "confusion", "elsewhere"} <= set(page.headings)
     assert "12.50 %" in page.text
@@ -140,32 +160,35 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
         for number in range(6):
             pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
-    small = ("--data.img_size=16", "--data.batch_size=4", "--trainer.max_epochs=1", "--data.num_workers=0")
-    options = ("--data.root", tmp_path / "photos", "--name", "<b>bold", "--out", "runs")
-    assert run("fit", *QUICK, *small, *options) == 0
-    page = Page.read(write_report([only_run(Path("runs"))]))
-    assert all(name in page.text for name in (*names, "<b>bold"))
+    settings = {"data": {"root": str(tmp_path / "photos"), "img_size": 16}, "name": "<b>bold"}
+    config = RunConfig.from_dict({**settings, "model": {"overrides": {"slot": "conv"}}})
+    parts = build(config)
+    told = {"data": "<i>", "test": {"accuracy": 0.5}, "images": {"test": 2}, "history": [], "parameters": 1}
+    about = {"epoch": 1, "epochs": 1, "test_is_val": False, "training_seconds": 1.0, "device": "<u>"}
+    folder = leave_run(tmp_path / "run", config, {**told, **about})
+    write_weights(parts.model, parts.data, folder, extra={})
+    page = Page.read(write_report([folder]))
+    assert all(words in page.text for words in (*names, "<b>bold", "<u>", "halonet_nano_32 on <i>"))
     assert len(page.all("script")) == 1
+    assert not page.all("u")
     assert not [image for image in page.all("img") if "onerror" in image]
     assert page.asked_for == []
 
 
-def test_it_is_small_and_asks_for_nothing(finished: Path, page: Page, tmp_path: Path) -> None:
+def test_it_asks_for_nothing(page: Page) -> None:
     assert page.asked_for == []
     assert len(page.all("script")) == len(page.all("style")) == 1
-    rng = np.random.default_rng(0)
-    folder = tmp_path / "large"
-    shutil.copytree(finished, folder)
-    Image.fromarray(rng.integers(0, 255, (700, 1800, 3), dtype=np.uint8)).save(folder / "attention.png")
-    assert (folder / "attention.png").stat().st_size > 3.5e6
-    assert write_report([folder], options=FILES_ALONE).stat().st_size < 2.5e6
 
 
-def test_the_command(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_on_files_alone(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a folder" / "page.html"
     assert run("report", finished, "--no-compute", "--out", out) == 0
     assert capsys.readouterr().out == f"{out}: {out.stat().st_size / 1e6:.2f} MB\n"
     assert [path.name for path in out.parent.iterdir()] == ["page.html"]
+    page = Page.read(out)
+    assert "classes" not in page.headings
+    assert {"samples", "attention", "missing"} <= set(page.headings)
+    assert "--no-compute" in page.text
 
 
 def test_what_is_no_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,7 +86,7 @@ def draw_pictures(
     drawings: dict[str, Callable[[Path], Any]] = {
         "curves.png": lambda path: plot_curves(history, path, score=score),
         "predictions.png": lambda path: plot_predictions(
-            [for_the_eye(tensor, data) for tensor in tensors],
+            [_for_the_eye(tensor, data) for tensor in tensors],
             answers=predictions.answers[chosen],
             confidences=predictions.confidences[chosen],
             labels=predictions.labels[chosen],
@@ -125,7 +125,7 @@ def _right_and_wrong(predictions: Predictions) -> str:
     return f"{right} of {total} test images right ({100 * right / total:.1f} %); mistakes first, surest first"
 
 
-def for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
+def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
     """Normalized (C, S, S) back to values in 0 to 1."""
     shape = (-1, 1, 1)
     mean = torch.tensor(data.preprocessing.mean).view(shape)
