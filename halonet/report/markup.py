@@ -28,7 +28,7 @@ def text(value: Any) -> Markup:
 
 def joined(parts: Iterable[Any], separator: str = "\n") -> Markup:
     """Parts one after the other, empty ones left out."""
-    return Markup(separator.join(text(part) for part in parts if part))
+    return Markup(separator.join(text(part) for part in parts if part is not None and part != ""))
 
 
 def element(tag: str, *content: Any, **attributes: Any) -> Markup:

@@ -155,7 +155,7 @@ def test_the_recipe_with_most_settings_that_hold() -> None:
 def test_what_is_no_markup_is_escaped() -> None:
     assert element("p", "<b>&", title='a"b') == '<p title="a&quot;b">&lt;b&gt;&amp;</p>'
     assert element("p", Markup("<b>")) == "<p><b></p>"
-    assert joined(["a<", "", Markup("<br>")], "|") == "a&lt;|<br>"
+    assert joined(["a<", "", None, 0, Markup("<br>")], "|") == "a&lt;|0|<br>"
     cells = table(("x<",), [[Number(math.nan, "<none>")], [Number(2.5, "2")]])
     assert "x&lt;" in cells
     assert '<td class="number">&lt;none&gt;</td>' in cells

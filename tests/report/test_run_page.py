@@ -115,12 +115,6 @@ def test_what_was_judged_is_shown(finished: Path, tmp_path: Path) -> None:
     assert "12.50 %" in page.text
 
 
-def test_some_images_stand_for_all(finished: Path, tmp_path: Path) -> None:
-    page = Page.read(write_report([finished], tmp_path / "page.html", options=Options(most_images=50)))
-    assert "Chosen among 50, spread evenly, of the 359 test images" in page.text
-    assert "classes" not in page.headings
-
-
 def test_an_unfinished_run(cut: Path, finished: Path) -> None:
     page = Page.read(write_report([cut]))
     metrics = metrics_of(finished)
