@@ -72,6 +72,7 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"rollout", "head"}
     plain |= {"names", "sort", "reverse", "figure", "x", "speed"}
     plain |= {"apart", "processor-time", "modes", "models", "threads"}
+    plain |= {"no-compute", "max-images"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         command = line.split("#")[0].split()

@@ -26,8 +26,9 @@ RANKS = {
     "training": 5,
     "studies": 6,
     "export": 6,
-    "cli": 7,
-    "__main__": 8,
+    "report": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 FACE_RANK = RANKS["models"]  # `from halonet import create_model`: the face stands on models
 COMPILERS = {"triton", "numba", "llvmlite"}

@@ -21,7 +21,7 @@ def plot_curves(
     loss: str = "cross entropy (nats)",
     trained: str = "train (augmented, labels smoothed)",
 ) -> None:
-    """Loss, score and learning rate over epochs, as one PNG.
+    """Loss, score and learning rate over epochs, as one picture.
 
     history: a row an epoch with epoch, train/loss, val/SCORE, lr, and where the task logs them train/SCORE and
     val/loss. loss: label of its axis. trained: how the training part's curve is named. Raises ValueError without rows.
@@ -144,5 +144,6 @@ def _short(name: str) -> str:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Writes the figure as PNG."""
-    figure.savefig(path, format="png")
+    """Writes the figure: where the path ends in .svg as that, without a ground of its own, else as PNG."""
+    as_svg = Path(path).suffix == ".svg"
+    figure.savefig(path, format="svg" if as_svg else "png", transparent=as_svg)

@@ -290,7 +290,7 @@ def _table(model: ModelSummary) -> list[str]:
         ("", "", "", "", "", "", "neighbourhood:", "", "", "params", "multiply-"),
         ("", "output", "slot", "blocks", "block", "halo", "seen of the map", "heads", "channels", "M", "adds, G"),
     ]
-    rows = [_cells(stage) for stage in model.stages]
+    rows = [stage_cells(stage) for stage in model.stages]
     rows.append(("total", *[""] * 8, _millions(model.total.parameters), _billions(model.total.multiply_adds)))
     widths = [max(len(row[column]) for row in heads + rows) for column in range(len(heads[0]))]
     left = {0, 2, 6}
@@ -305,7 +305,9 @@ def _table(model: ModelSummary) -> list[str]:
     return [*lines[: len(heads)], rule, *lines[len(heads) : -1], rule, lines[-1]]
 
 
-def _cells(stage: StageSummary) -> tuple[str, ...]:
+def stage_cells(stage: StageSummary) -> tuple[str, ...]:
+    """A line of the table: name, output, slot, blocks, block, halo, what is seen of the map, heads, channels, millions
+    of parameters, billions of multiply-adds."""
     seen = ""
     if stage.neighborhood is not None:
         seen = f"{_side(stage.neighborhood)}: {', then '.join(_view(view) for view in stage.views)}"

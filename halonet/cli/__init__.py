@@ -15,6 +15,7 @@ from halonet.cli.data import data
 from halonet.cli.explain import explain
 from halonet.cli.export import export
 from halonet.cli.plot import plot
+from halonet.cli.report import report
 from halonet.cli.settings import fit_settings, recipe_names, setting_names
 from halonet.cli.study import study
 from halonet.cli.words import UsageError, exit_status, nearest
@@ -71,6 +72,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         "name the class of pictures, find their objects, or tell the disparity of a pair", judging.predict
     ),
+    "report": Command("a run, several of them, or a study as one page that needs no other file", report),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("the models: sizes, image sizes and published accuracies", models),
     "plot": Command("figures of the papers: published accuracy over size and speed", plot),

@@ -8,33 +8,10 @@ from typing import Any
 
 from halonet.cli.words import UsageError, nearest, one_line
 from halonet.training.config import RunConfig
+from halonet.training.settings import RECIPES, TABLES, flatten, recipe_names, setting_names
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-# Settings whose value is a table of the user's own names.
-TABLES = ("model.overrides", "detection.annotations", "detection.images")
 # Settings of a task other than classification, where no recipe names one.
 TASK_RECIPES = {"stereo": "stereo_drawn", "detection": "detection_drawn"}
-
-
-def setting_names() -> tuple[str, ...]:
-    """Every dotted setting that a recipe or the command line may give."""
-    return tuple(_flatten(RunConfig().to_dict()))
-
-
-def recipe_names() -> tuple[str, ...]:
-    """The recipes that come with the package, by the name that --config takes."""
-    return tuple(sorted(path.stem for path in RECIPES.glob("*.yaml")))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and name not in TABLES:
-            flat |= _flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
 
 
 def _refuse_unknown(name: str, where: str, options: Sequence[str] = ()) -> None:
@@ -67,7 +44,7 @@ def _read_recipe(name: str) -> Path:
         if isinstance(getattr(RunConfig(), str(key), None), str | int | float | None) or isinstance(value, dict):
             continue
         raise UsageError(f"--config: {path}: {key} expects settings, got {value!r}")
-    for key in _flatten(contents):
+    for key in flatten(contents):
         _refuse_unknown(key, f"--config: {path}")
     return path
 

@@ -121,9 +121,9 @@ def _cells(results: Results, result: RowResult) -> list[str]:
         row.series or row.name,
         label,
         *(_plain(value) for value in row.published),
-        "base" if base else _signed(result.published_difference),
+        "base" if base else show_signed(result.published_difference),
         show_measured(measured),
-        "base" if base else _signed(None if apart is None else apart.points),
+        "base" if base else show_signed(None if apart is None else apart.points),
         "-" if measured is None else f"{measured.parameters:,}",
         result.state,
     ]
@@ -205,5 +205,6 @@ def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
-def _signed(value: float | None) -> str:
+def show_signed(value: float | None) -> str:
+    """ "+0.42", or a dash for nothing."""
     return "-" if value is None else f"{value:+.2f}"

@@ -8,6 +8,7 @@ from halonet.studies.report import to_json, to_markdown, to_text
 from halonet.studies.results import Results
 
 JSON, MARKDOWN, PICTURE = "results.json", "results.md", "results.png"
+SMALL = "small_"  # before the names of the small form's files
 
 
 def write_results(results: Results, out: Path, *, draw: bool = True) -> tuple[str, list[Path]]:
@@ -16,7 +17,7 @@ def write_results(results: Results, out: Path, *, draw: bool = True) -> tuple[st
     The small form and the paper's have files of their own names. draw: the picture too, which takes a second.
     """
     folder = out / results.study.name
-    prefix = "small_" if results.small else ""
+    prefix = SMALL if results.small else ""
     picture = folder / f"{prefix}{PICTURE}"
     if draw:
         plot_results(results, picture)

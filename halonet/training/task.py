@@ -1,7 +1,7 @@
 """What a run is told of its task: how to build its parts, which figure judges it, and what it leaves behind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -77,6 +77,8 @@ class TaskKind(ABC):
     score: Score
     # Whether the network for what needs no files is so small that a second CPU thread mostly waits.
     small_without_files = False
+    # What `plot_curves` is to call the loss and the training part, where that is not its default.
+    curve_labels: Mapping[str, str] = {}
 
     @abstractmethod
     def build(self, config: RunConfig) -> Any:

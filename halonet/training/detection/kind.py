@@ -20,6 +20,7 @@ from halonet.training.detection.categories import ids_of_labels, names_of
 from halonet.training.detection.datamodule import DetectionDataModule
 from halonet.training.detection.module import DetectionTask
 from halonet.training.detection.results import (
+    CURVE_LABELS,
     DetectionJudgement,
     draw_pictures,
     per_category,
@@ -47,6 +48,7 @@ class Detection(TaskKind):
     """Boxes, classes and masks of the objects in an image."""
 
     small_without_files = True
+    curve_labels = CURVE_LABELS
     score = Score(
         "box_ap",
         higher_is_better=True,

@@ -29,6 +29,7 @@ DETECTIONS = "detections.json"
 PICTURES = "detections.png"
 PRECISION = "precision.png"
 CURVES = "curves.png"
+CURVE_LABELS = {"loss": "sum of the detector's losses", "trained": "train"}
 SHOWN_IMAGES = 4
 
 
@@ -73,7 +74,7 @@ def draw_pictures(
 ) -> None:
     """curves.png, and detections.png of some test images."""
     with replacing(folder / CURVES) as beside:
-        plot_curves(history, beside, score=score, loss="sum of the detector's losses", trained="train")
+        plot_curves(history, beside, score=score, **CURVE_LABELS)
     samples = judged_pictures(task, data, "test")
     names = [category.name for category in data.source.categories]
     with replacing(folder / PICTURES) as beside:

@@ -16,7 +16,7 @@ from halonet.models.checkpoints import load_model, load_weights
 from halonet.training.config import RunConfig
 from halonet.training.stereo.datamodule import StereoDataModule
 from halonet.training.stereo.module import StereoTask
-from halonet.training.stereo.results import draw_pictures, judge_constant, write_weights
+from halonet.training.stereo.results import CURVE_LABELS, draw_pictures, judge_constant, write_weights
 from halonet.training.task import Judging, Parts, TaskKind, refuse_settings
 
 # Settings of the sections `data` and `model` that mean something here; others must be left as they are.
@@ -34,6 +34,7 @@ class StereoParts(Parts):
 class Stereo(TaskKind):
     """The disparity of every pixel of the left picture of a pair."""
 
+    curve_labels = CURVE_LABELS
     score = Score(
         "epe",
         higher_is_better=False,

@@ -20,6 +20,7 @@ from halonet.training.files import WEIGHTS
 from halonet.training.stereo.datamodule import StereoDataModule
 from halonet.training.stereo.module import StereoTask, constant_error
 
+CURVE_LABELS = {"loss": "smooth L1 of all outputs (weighted)", "trained": "train"}
 SHOWN_PAIRS = 4
 # Pairs that the mean disparity of the training part is taken over, at most.
 MOST_PAIRS = 2000
@@ -55,7 +56,7 @@ def draw_pictures(
 ) -> None:
     """curves.png, disparities.png of some test pairs, and with factorized attention basis.png of their left views."""
     with replacing(folder / "curves.png") as beside:
-        plot_curves(history, beside, score=score, loss="smooth L1 of all outputs (weighted)", trained="train")
+        plot_curves(history, beside, score=score, **CURVE_LABELS)
     task.model.eval()
     device = next(task.model.parameters()).device
     items = data.source.splits["test"]
