@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,21 +144,22 @@ class AttentionLayer(nn.Module, ABC):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """The layer's attention on projected maps: (B, Hq, Wq, N, Dv), for values of any Dv."""
-        size = (key.shape[1], key.shape[2])
-        block_size, halo_size = self.blocks_of(size)
         return local_attention(
-            query,
-            key,
-            value,
-            block_size=block_size,
-            halo_size=halo_size,
-            stride=self.query_stride,
-            border=self.border,
-            window=self.window,
-            relative=self.relative_tables(size),
-            scale_relative=True,
-            backend=self.backend,
+            query, key, value, **self.neighborhood((key.shape[1], key.shape[2])), backend=self.backend
         )
+
+    def neighborhood(self, size: tuple[int, int]) -> dict[str, Any]:
+        """Arguments of `local_attention` that say what a query of an (H, W) map sees of it, and at which places."""
+        block_size, halo_size = self.blocks_of(size)
+        return {
+            "block_size": block_size,
+            "halo_size": halo_size,
+            "stride": self.query_stride,
+            "border": self.border,
+            "window": self.window,
+            "relative": self.relative_tables(size),
+            "scale_relative": True,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C * r_v, ceil(H/stride), ceil(W/stride))."""

@@ -28,10 +28,9 @@ class GlobalAttention(TokenAttention):
         if not num_global:
             raise ValueError("num_global must be at least 1, for tokens of the map see nothing else, got 0")
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
         count = self.num_global
-        query, (key, value) = self.split_heads(self.query(tokens)), self.project_keys(tokens)
         of_global = attend_all(query[:, :count], key, value)
         of_local = attend_all(query[:, count:], key[:, :count], value[:, :count])
         return torch.cat([of_global, of_local], dim=1)

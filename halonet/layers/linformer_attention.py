@@ -48,14 +48,13 @@ class LinformerAttention(TokenAttention):
         if not share_key_value:
             self.mix_value = nn.Parameter(torch.empty(count, num_features, **options).uniform_(-bound, bound))
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
         if tuple(size) != tuple(self.feat_size):
             raise ValueError(
                 f"size must be {tuple(self.feat_size)}, which the mixtures are made for, got {tuple(size)}"
             )
-        key, value = self.project_keys(tokens)
         mix_value = self.mix_key if self.mix_value is None else self.mix_value
         key = torch.einsum("btnd,tk->bknd", key, self.mix_key)
         value = torch.einsum("btnd,tk->bknd", value, mix_value)
-        return attend_all(self.split_heads(self.query(tokens)), key, value)
+        return attend_all(query, key, value)

@@ -102,14 +102,25 @@ class LongformerAttention(TokenAttention):
             if parameter is not None:
                 nn.init.trunc_normal_(parameter, std=INIT_STD)
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
-        query, (key, value) = self.split_heads(self.query(tokens)), self.project_keys(tokens)
-        local = self._attend_locally(query, key, value, size)
-        if not self.num_global:
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
+        count = self.num_global
+        maps = (part[:, count:].unflatten(1, size) for part in (query, key, value))
+        extra = {"extra_value": value[:, :count]} if count else {}
+        local = local_attention(*maps, **extra, **self.local_options(key, size), backend=self.backend).flatten(1, 2)
+        if not count:
             return local
-        bias = self._bias_of_global(size[0] * size[1])
-        return torch.cat([attend_all(query[:, : self.num_global], key, value, bias), local], dim=1)
+        bias = self.bias_of_global(size[0] * size[1])
+        return torch.cat([attend_all(query[:, :count], key, value, bias), local], dim=1)
+
+    def local_options(self, key: Tensor, size: tuple[int, int]) -> dict[str, Any]:
+        """Arguments of `local_attention` for the tokens of an (H, W) map, but for extra values; key as in `attend`."""
+        options = {**self.neighborhood(size), "bias": self.bias_of(size)}
+        if self.num_global:
+            options["extra_key"] = key[:, : self.num_global]
+            if self.global_local_bias is not None:
+                options["extra_bias"] = self.global_local_bias[1]
+        return options
 
     def neighborhood(self, size: tuple[int, int]) -> dict[str, Any]:
         """Arguments of `local_attention` that say what a token of an (H, W) map sees of it."""
@@ -131,20 +142,7 @@ class LongformerAttention(TokenAttention):
             return table
         return table[:, beyond:-beyond, beyond:-beyond]  # of the own chunk alone
 
-    def _attend_locally(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
-        """Of the tokens of the map: (B, H * W, C)."""
-        count = self.num_global
-        maps = (part[:, count:].unflatten(1, size) for part in (query, key, value))
-        extra: dict[str, Any] = {}
-        if count:
-            extra = {"extra_key": key[:, :count], "extra_value": value[:, :count]}
-            if self.global_local_bias is not None:
-                extra["extra_bias"] = self.global_local_bias[1]
-        options = {**self.neighborhood(size), **extra, "bias": self.bias_of(size), "backend": self.backend}
-        output = local_attention(*maps, **options)
-        return output.flatten(1, 2).flatten(2)
-
-    def _bias_of_global(self, locals_: int) -> Tensor | None:
+    def bias_of_global(self, locals_: int) -> Tensor | None:
         """Of the global tokens' logits: (N, G, G + H * W)."""
         if self.global_local_bias is None or self.global_bias is None:
             return None

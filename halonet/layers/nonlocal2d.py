@@ -56,13 +56,17 @@ class NonLocal2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
-        pixels = x.contiguous(memory_format=torch.channels_last)
-        theta, phi, g = (layer(pixels).permute(0, 2, 3, 1) for layer in (self.theta, self.phi, self.g))
-        y = self.attend(theta, phi, g)
+        y = self.attend(*self.project(x))
         return x + self.norm(self.expand(y.permute(0, 3, 1, 2)))
 
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Theta, phi and g of a map: (B, C, H, W) -> (B, H, W, C') each."""
+        pixels = x.contiguous(memory_format=torch.channels_last)
+        theta, phi, g = (layer(pixels).permute(0, 2, 3, 1) for layer in (self.theta, self.phi, self.g))
+        return theta, phi, g
+
     def attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        """(B, H, W, C') each -> (B, H, W, C')."""
+        """(B, H, W, C') twice and (B, H, W, Dv) of any Dv -> (B, H, W, Dv)."""
         if self.kind == "gaussian":
             query, key, value = (map_.unsqueeze(3) for map_ in (theta, phi, g))
             block_size = (theta.shape[1], theta.shape[2])

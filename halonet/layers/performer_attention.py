@@ -41,7 +41,6 @@ class PerformerAttention(TokenAttention):
         """Draws other random features, in place."""
         self.features.copy_(orthogonal_features(*self.features.shape, generator=generator))
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
-        query = self.split_heads(self.query(tokens))
-        return performer_attention(query, *self.project_keys(tokens), self.features).flatten(2)
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
+        return performer_attention(query, key, value, self.features)

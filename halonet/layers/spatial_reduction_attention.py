@@ -36,8 +36,8 @@ class SpatialReductionAttention(TokenAttention):
         self.reduce = nn.Conv2d(dim, dim, reduction, stride=reduction, bias=False, **options)
         nn.init.trunc_normal_(self.reduce.weight, std=INIT_STD)
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
+    def project(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries of all tokens, and keys and values of the global ones and of the reduced map."""
         count = self.num_global
         map_ = tokens[:, count:].transpose(1, 2).unflatten(2, size)
         below, right = (max(0, self.reduction - side) for side in size)
@@ -45,4 +45,8 @@ class SpatialReductionAttention(TokenAttention):
         if reduced.shape[2] > 1:  # of one pixel normalizing would leave nothing
             reduced = F.layer_norm(reduced, reduced.shape[2:])
         sources = torch.cat([tokens[:, :count], reduced.transpose(1, 2)], dim=1)
-        return attend_all(self.split_heads(self.query(tokens)), *self.project_keys(sources))
+        return self.split_heads(self.query(tokens)), *self.project_keys(sources)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
+        return attend_all(query, key, value)

@@ -40,9 +40,13 @@ class TokenAttention(nn.Module, ABC):
             nn.init.trunc_normal_(layer.weight, std=INIT_STD)
             nn.init.zeros_(layer.bias)
 
+    def project(self, tokens: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, (B, G + H * W, N, D), and keys and values of what they meet, (B, S, N, D) each."""
+        return self.split_heads(self.query(tokens)), *self.project_keys(tokens)
+
     @abstractmethod
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection: (B, G + H * W, C)."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
 
     def forward(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """(B, G + H * W, C) of a map of `size`, (H, W), -> the same shape.
@@ -54,7 +58,7 @@ class TokenAttention(nn.Module, ABC):
         if tokens.shape[1] != expected:
             count = f"{self.num_global} global ones and a map of {tuple(size)}"
             raise ValueError(f"tokens must be {expected}, {count}, got {tokens.shape[1]}")
-        return self.proj(self.attend(tokens, size))
+        return self.proj(self.attend(*self.project(tokens, size), size).flatten(2))
 
     def split_heads(self, tokens: Tensor) -> Tensor:
         """(B, T, N * D) -> (B, T, N, D), a view."""
@@ -71,8 +75,8 @@ class TokenAttention(nn.Module, ABC):
 
 
 def attend_all(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Every query attends to every key: (B, T, N, D), (B, S, N, D) twice, (N, T, S) -> (B, T, N * D)."""
+    """Every query attends to every key: (B, T, N, D), (B, S, N, D), (B, S, N, Dv), (N, T, S) -> (B, T, N, Dv)."""
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     mask = None if bias is None else bias.to(query.dtype)
     output = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    return output.transpose(1, 2).flatten(2)
+    return output.transpose(1, 2)

@@ -121,12 +121,15 @@ class WholeMapAttention(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W), (B, C, H, W, T) or (B, S, C) -> the same shape."""
         tokens = self.tokens_of(x)
-        heads = [projection(tokens).unflatten(2, (self.num_heads, -1)) for projection in self.projections.values()]
-        tokens = tokens + self.output(self.attend(*heads).flatten(2))
+        tokens = tokens + self.output(self.attend(*self.project(tokens)).flatten(2))
         if self.feed_forward is not None:
             tokens = self.norms[0](tokens)
             tokens = self.norms[1](tokens + self.feed_forward(tokens))
         return tokens if x.ndim == 3 else tokens.transpose(1, 2).unflatten(2, x.shape[2:])
+
+    def project(self, tokens: Tensor) -> list[Tensor]:
+        """The three projections of positions, head by head: (B, S, C) -> (B, S, N, D) twice and (B, S, N, Dv)."""
+        return [projection(tokens).unflatten(2, (self.num_heads, -1)) for projection in self.projections.values()]
 
     def tokens_of(self, x: Tensor) -> Tensor:
         """(B, S, C) of a map, a volume or tokens.

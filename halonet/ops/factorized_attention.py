@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -92,6 +93,71 @@ def nonlocal_attention(
         weights = scores.softmax(dim=3) if kind == "gaussian" else scores
         output = torch.einsum("bnst,btnd->bsnd", weights, value.to(wide))
     return output.to(value.dtype)
+
+
+def factorized_attention_weights(
+    coefficients: Tensor, basis: Tensor, *, queries: Sequence[int], kind: str = "gaussian"
+) -> Tensor:
+    """Rows of the map that `factorized_attention` stands for: of each query, the weights with which it sums up values.
+
+    A row is the position's mixture of the basis masks, softmax(C) softmax(B)^T or C B^T / b, computed for the asked
+    positions alone. Rows of "gaussian" are positive and sum to 1, those of "dot" have signs.
+
+    Args:
+        coefficients: (B, S, N, D), as in `factorized_attention`.
+        basis: (B, T, N, D).
+        queries: Q positions, 0 to S - 1.
+        kind: "gaussian" or "dot".
+
+    Returns:
+        (B, Q, N, T), in the dtype of the coefficients; half precision is widened inside.
+
+    Raises:
+        ValueError: shapes that do not belong together, an unknown kind, or a query that there is not.
+    """
+    _check("coefficients", coefficients, "basis", basis, basis, kind)
+    mixture, masks = _asked(coefficients, queries), _wide(basis)
+    with _as_given(basis.device.type):
+        if kind == "gaussian":
+            mixture, masks = mixture.softmax(dim=3), masks.softmax(dim=1)
+        else:
+            masks = masks / basis.shape[3]
+        return torch.einsum("bqnd,btnd->bqnt", mixture, masks).to(coefficients.dtype)
+
+
+def nonlocal_attention_weights(query: Tensor, key: Tensor, *, queries: Sequence[int], kind: str = "gaussian") -> Tensor:
+    """Rows of the map of `nonlocal_attention`: of each query, the weights with which it sums up values.
+
+    Args:
+        query: (B, S, N, D), as in `nonlocal_attention`.
+        key: (B, T, N, D).
+        queries: Q positions, 0 to S - 1.
+        kind: "gaussian" or "dot"; of the latter weights have signs.
+
+    Returns:
+        (B, Q, N, T), in the dtype of the query; half precision is widened inside.
+
+    Raises:
+        ValueError: shapes that do not belong together, an unknown kind, or a query that there is not.
+    """
+    _check("query", query, "key", key, key, kind)
+    asked = _asked(query, queries)
+    with _as_given(query.device.type):
+        scores = torch.einsum("bqnd,btnd->bqnt", asked, _wide(key))
+        weights = scores.softmax(dim=3) if kind == "gaussian" else scores / key.shape[3]
+    return weights.to(query.dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _asked(tensor: Tensor, queries: Sequence[int]) -> Tensor:
+    """Of (B, S, N, D) the asked positions, widened."""
+    count = tensor.shape[1]
+    if not len(queries) or not all(0 <= index < count for index in queries):
+        raise ValueError(f"queries must be positions from 0 to {count - 1}, at least one, got {list(queries)}")
+    return _wide(tensor[:, list(queries)])
 
 
 def _as_one_block(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:

@@ -66,6 +66,25 @@ def performer_attention(query: Tensor, key: Tensor, value: Tensor, features: Ten
     return output.to(value.dtype)
 
 
+def performer_attention_weights(query: Tensor, key: Tensor, features: Tensor) -> Tensor:
+    """The weights with which queries of `performer_attention` sum up values: positive, and 1 together.
+
+    Args:
+        query: (B, T, N, D), of the asked queries alone.
+        key: (B, S, N, D), all of them.
+        features: (K, D).
+
+    Returns:
+        (B, T, N, S), in the dtype of the query; half precision is widened inside.
+    """
+    wide, device = torch.promote_types(query.dtype, torch.float32), query.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        of_query = _positive_features(query.to(wide), features.to(wide), dims=(3,))
+        of_key = _positive_features(key.to(wide), features.to(wide), dims=(1, 3))
+        products = torch.einsum("btnk,bsnk->btns", of_query, of_key)
+        return (products / products.sum(dim=3, keepdim=True)).to(query.dtype)
+
+
 def _positive_features(tokens: Tensor, features: Tensor, *, dims: tuple[int, ...]) -> Tensor:
     """exp(w.x - |x|^2 / 2) of x = token / D^(1/4): (B, T, N, K), up to a factor that division takes out again.
 

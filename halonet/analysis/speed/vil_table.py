@@ -26,9 +26,9 @@ TOLERANCE = 1e-4
 class MaskedFullAttention(LongformerAttention):
     """The same attention as full attention under a mask, quadratic in tokens: what the paper checked with."""
 
-    def attend(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """What each token takes from the others, before the last projection."""
-        return attend_all(self.split_heads(self.query(tokens)), *self.project_keys(tokens), self._mask(size, tokens))
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, size: tuple[int, int]) -> Tensor:
+        """Every token's attention to every one, (B, T, N, D)."""
+        return attend_all(query, key, value, self._mask(size, query))
 
     def _mask(self, size: tuple[int, int], like: Tensor) -> Tensor:
         """(1, T, T): 0 where a token sees another, else a large negative number; windows only."""

@@ -141,12 +141,16 @@ def tune_local_attention(
     """
     if not isinstance(rounds, int) or rounds < 1:
         raise ValueError(f"rounds must be a positive int, got {rounds!r}")
-    plain = inspect.signature(local_attention).parameters.values()
-    defaults = {p.name: p.default for p in plain if p.default is not inspect.Parameter.empty}
-    given = inspect.signature(local_attention).bind(query, key, value, **options).arguments
-    call = _checked(**{**defaults, **given, "backend": "triton"})
+    call = call_of(query, key, value, **{**options, "backend": "triton"})
     backends.choose("triton", call)
     return {kernel: tuple(tiles) for kernel, tiles in triton_gpu.operator.tune(call, rounds=rounds).items()}
+
+
+def call_of(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Call:
+    """The call that `local_attention` makes of the same arguments. Raises what it raises."""
+    bound = inspect.signature(local_attention).bind(query, key, value, **options)
+    bound.apply_defaults()
+    return _checked(**bound.arguments)
 
 
 def _checked(

@@ -9,7 +9,7 @@ and used twice. Letters of shapes, here and in the backends:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -71,9 +71,17 @@ class Axis:
             return False
         return self.size != self.extended or (self.border == "mask" and self.halo > 0)
 
+    def _blocks(self, device: torch.device) -> Tensor:
+        """Numbers of the blocks: (I,)."""
+        return torch.arange(self.num_blocks, device=device)
+
+    def _queries(self, device: torch.device) -> Tensor:
+        """Numbers of a block's queries: (i,)."""
+        return torch.arange(self.queries_per_block, device=device)
+
     def _positions(self, device: torch.device) -> Tensor:
         """Unwrapped map coordinate of each neighbourhood pixel: (I, y)."""
-        first = torch.arange(self.num_blocks, device=device)[:, None] * self.block - self.halo
+        first = self._blocks(device)[:, None] * self.block - self.halo
         return first + torch.arange(self.neighborhood, device=device)
 
     def key_pixels(self, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -86,13 +94,13 @@ class Axis:
 
     def table_rows(self, device: torch.device) -> Tensor:
         """Row of the position table for query i of a block and neighbourhood pixel y: (i, y)."""
-        query = torch.arange(self.queries_per_block, device=device)[:, None] * self.relative_stride
+        query = self._queries(device)[:, None] * self.relative_stride
         key = torch.arange(self.neighborhood, device=device)[None] - self.halo
         return self.reach + key - query
 
     def in_window(self, device: torch.device) -> Tensor:
         """Whether neighbourhood pixel y lies in the window centred on query i, whole dilations away: (i, y)."""
-        query = torch.arange(self.queries_per_block, device=device)[:, None] * self.stride
+        query = self._queries(device)[:, None] * self.stride
         key = torch.arange(self.neighborhood, device=device)[None] - self.halo
         distance = (key - query).abs()
         largest = self.reach if self.window is None else self.window // 2 * self.dilation
@@ -104,12 +112,34 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class OneQuery(Axis):
+    """An axis as one of its queries sees it: one block (I = 1) and one query in it (i = 1). query: of the whole axis."""
+
+    query: int = 0
+
+    @classmethod
+    def of(cls, axis: Axis, query: int) -> OneQuery:
+        """The axis as its query of that number sees it."""
+        return cls(**{field.name: getattr(axis, field.name) for field in fields(Axis)}, query=query)
+
+    def _blocks(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.query // self.queries_per_block], device=device)
+
+    def _queries(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.query % self.queries_per_block], device=device)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """The two axes of a map, and the single neighbour block that is seen beside the own one, if only one is."""
 
     rows: Axis
     columns: Axis
     neighbors: int | None
+
+    def at(self, row: int, column: int) -> Geometry:
+        """What the query (row, column) of the map sees, as a map of one block with one query."""
+        return Geometry(OneQuery.of(self.rows, row), OneQuery.of(self.columns, column), self.neighbors)
 
     def in_neighbor(self, device: torch.device) -> Tensor | None:
         """Which neighbourhood pixels belong to the own or the chosen neighbour block: (y, x), None for all."""

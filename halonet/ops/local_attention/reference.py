@@ -21,32 +21,44 @@ def run(call: Call) -> Tensor:
     """Local attention by its definition: (B, Hq, Wq, N, Dv)."""
     geometry = call.geometry
     query = geometry.split_queries(call.query)
-    key = _neighborhoods(call.key, geometry)
-    value = _neighborhoods(call.value, geometry)
+    local, extra = weights(call, geometry, query, neighborhoods(call.key, geometry))
+    output = _sum_values(local, neighborhoods(call.value, geometry))
+    if extra is not None and call.extra_value is not None:
+        output = output + torch.einsum("bIJnijg,bgnd->bIJijnd", extra, call.extra_value)
+    return geometry.merge_queries(output)
 
+
+def weights(call: Call, geometry: Geometry, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
+    """What each query makes of the values it sees.
+
+    Args:
+        call: scales, tables, biases and extra keys.
+        geometry: the call's, or of one query of it (`Geometry.at`).
+        query: (B, I, J, i, j, N, D).
+        key: its neighbourhoods, (B, I, J, y, x, N, D).
+
+    Returns:
+        (B, I, J, N, i, j, y * x), and of the extra keys (B, I, J, N, i, j, G); None where there are none.
+    """
     logits = call.scale * torch.einsum("bIJijnd,bIJyxnd->bIJnijyx", query, key)
     if call.relative is not None:
         logits = logits + call.relative_scale * _position_logits(query, call.relative, geometry)
     if call.bias is not None:
         logits = logits + _bias_logits(call.bias, geometry)
-    hidden = _hidden_keys(geometry, logits.device)  # (I, J, i, j, y, x)
+    hidden = hidden_keys(geometry, logits.device)  # (I, J, i, j, y, x)
     # Not -inf: a query of the extension may see no key at all, and is dropped, but a NaN would live on in gradients.
     logits = logits.masked_fill(hidden[None, :, :, None], torch.finfo(logits.dtype).min).flatten(-2)
-
-    if call.extra_key is None or call.extra_value is None:
-        weights = torch.softmax(logits, dim=-1)
-        return geometry.merge_queries(_sum_values(weights, value))
-
+    if call.extra_key is None:
+        return torch.softmax(logits, dim=-1), None
     extra = call.scale * torch.einsum("bIJijnd,bgnd->bIJnijg", query, call.extra_key)
     if call.extra_bias is not None:
         extra = extra + call.extra_bias[:, None, None]
-    weights = torch.softmax(torch.cat([logits, extra], dim=-1), dim=-1)
-    local, globals_ = weights.split([logits.shape[-1], extra.shape[-1]], dim=-1)
-    output = _sum_values(local, value) + torch.einsum("bIJnijg,bgnd->bIJijnd", globals_, call.extra_value)
-    return geometry.merge_queries(output)
+    both = torch.softmax(torch.cat([logits, extra], dim=-1), dim=-1)
+    local, of_extra = both.split([logits.shape[-1], extra.shape[-1]], dim=-1)
+    return local, of_extra
 
 
-def _neighborhoods(map_: Tensor, geometry: Geometry) -> Tensor:
+def neighborhoods(map_: Tensor, geometry: Geometry) -> Tensor:
     """(B, H, W, N, D) -> (B, I, J, y, x, N, D), zero where the map has no pixel."""
     row, row_exists = geometry.rows.key_pixels(map_.device)
     column, column_exists = geometry.columns.key_pixels(map_.device)
@@ -72,7 +84,7 @@ def _bias_logits(bias: Tensor, geometry: Geometry) -> Tensor:
     return bias[:, row, column]
 
 
-def _hidden_keys(geometry: Geometry, device: torch.device) -> Tensor:
+def hidden_keys(geometry: Geometry, device: torch.device) -> Tensor:
     """Which neighbourhood pixels a query must not see: (I, J, i, j, y, x)."""
     row = geometry.rows.in_window(device)[None]  # (1, i, y)
     column = geometry.columns.in_window(device)[None]
