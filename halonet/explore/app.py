@@ -21,8 +21,8 @@ from halonet.analysis.attention_maps import BRIGHTNESS, GLOW
 from halonet.explore.choices import TASKS
 from halonet.explore.guard import Guard
 from halonet.explore.pictures import MOST_BYTES, SAMPLES, add_sample
-from halonet.explore.worker import Worker
 from halonet.explore.workbench import NoLongerKept, Wish, Workbench, describe
+from halonet.explore.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
 FILES = {file.name: file for file in sorted(PAGE.iterdir()) if file.suffix in (".css", ".js")}
@@ -166,8 +166,8 @@ def _add_work(app: FastAPI, workbench: Workbench, running: Worker) -> None:
             workbench.doing = ""
 
     @app.post("/api/look")
-    async def look(body: LookBody, number: int = 0) -> Any:
-        is_old = newest.note("look", number)
+    async def look(body: LookBody, page: str = "", number: int = 0) -> Any:
+        is_old = newest.note(page, number)
         wish = Wish(**body.model_dump())
 
         def task() -> dict[str, Any] | None:
@@ -180,8 +180,9 @@ def _add_work(app: FastAPI, workbench: Workbench, running: Worker) -> None:
         return {**told, "dials": dials, "changes": wish.changes}
 
     @app.post("/api/ask")
-    async def ask(record: int) -> Any:
-        return await run(lambda: workbench.ask(record))
+    async def ask(record: int, page: str = "", number: int = 0) -> Any:
+        is_old = newest.note(page, number)
+        return await run(lambda: {"old": True} if is_old() else workbench.ask(record))
 
     @app.post("/api/cost")
     async def cost(body: CostBody) -> Any:

@@ -15,21 +15,21 @@ from halonet.analysis.attention import LayerRecord, Rows
 MEAN = -1  # in place of a head
 
 
-def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int, image_size: tuple[int, int]) -> bytes:
+def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int) -> bytes:
     """The attention of a pixel in one layer.
 
     Args:
         layer: of a record.
         pixel: (row, column) of the image as the model reads it.
         head: which head's map; `MEAN` for the mean of all.
-        image_size: (H, W) of that image.
 
     Returns:
         The length of the JSON that follows as uint32, little-endian; the JSON; then bytes, a row after the other, of
         the part of the map in which any weight is not 0. A byte is weight / largest * 255, of a layer whose weights may
-        be negative 128 + weight / largest * 127. The JSON has "map" (h, w), "box" (top, left, height, width of the
-        part), "largest", "signed", "frames" (block and all that is seen, in pixels of the image, or null) and "heads",
-        the figures of `figures_of` by head, and "mean", the figures of what is drawn.
+        be negative 128 + weight / largest * 127. The JSON has "map" (h, w), "extent" (height and width that the map
+        covers, in pixels of the image), "box" (top, left, height, width of the part), "largest", "signed", "frames"
+        (block and all that is seen, in pixels of the image, or null), "heads", the figures of `figures_of` by head, and
+        "shown", those of what is drawn.
 
     Raises:
         ValueError: a pixel outside the image, or no such head.
@@ -38,11 +38,12 @@ def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int, image_size:
         raise ValueError(f"head: expected 0 to {layer.num_heads - 1}, or {MEAN} for the mean, got {head}")
     rows = layer.at([pixel])
     frames = layer.frames(pixel)
-    figures = figures_of(rows, pixel, image_size=image_size)
+    figures = figures_of(rows, extent=extent_of(layer))
     weights = rows.weights[0].mean(0) if head == MEAN else rows.weights[0, head]
     box, values, largest = _packed(weights.numpy(), signed=layer.signed)
     told: dict[str, Any] = {
         "map": list(weights.shape),
+        "extent": extent_of(layer),
         "box": box,
         "largest": largest,
         "signed": layer.signed,
@@ -54,26 +55,37 @@ def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int, image_size:
     return struct.pack("<I", len(header)) + header + values
 
 
-def figures_of(rows: Rows, pixel: tuple[int, int], *, image_size: tuple[int, int]) -> list[dict[str, float | None]]:
+def extent_of(layer: LayerRecord) -> tuple[float, float]:
+    """Height and width that the keys' map covers, in pixels of the image: all of it, but where a map was reduced by a
+    number that does not divide it."""
+    layout = layer.layout
+    down, across = (
+        full * covered / side
+        for full, covered, side in zip(layer.image_size, layout.covered, layout.input_size, strict=True)
+    )
+    return down, across
+
+
+def figures_of(rows: Rows, *, extent: tuple[float, float]) -> list[dict[str, float | None]]:
     """Of one query, the figures of each head.
 
-    distance: mean distance from the pixel to the centres of what it attends to on the map, in pixels of the image.
-    entropy: of all weights, those on padding and global tokens too, in bits. outside_block, padding, tokens: shares of
-    the weight. What a layer does not have is None: a layer without blocks, weights that may be negative.
+    distance: mean distance from the query to the pixels of the map that it attends to, between centres, in pixels of
+    the image. entropy: of all weights, those on padding and global tokens too, in bits. outside_block, padding, tokens:
+    shares of the weight. What a layer does not have is None: blocks, tokens, and shares where weights may be negative.
     """
     weights, tokens, padding = rows.weights[0].double(), rows.tokens[0].double(), rows.outside[0].double()
-    inside = weights.sum((-2, -1))
-    distance = (weights * _distances(weights, pixel, image_size)).sum((-2, -1)) / inside.clamp(min=1e-12)
-    positive = bool((weights >= 0).all())
+    inside, on_tokens = weights.sum((-2, -1)), tokens.sum(1)
+    assert rows.places is not None
+    distance = (weights * _distances(weights, rows.places[0], extent)).sum((-2, -1)) / inside.clamp(min=1e-12)
     entropy = _bits(torch.cat([weights.flatten(1), tokens], dim=1)).sum(1) + _bits(padding)
     in_block = None if rows.in_block is None else rows.in_block[0].double()
-    on_tokens = tokens.sum(1)
+    shares = bool((weights >= 0).all())
     return [
         {
-            "distance": float(distance[head]) if positive else None,
-            "entropy": float(entropy[head]) if positive else None,
+            "distance": float(distance[head]) if shares else None,
+            "entropy": float(entropy[head]) if shares else None,
             "outside_block": None if in_block is None else float(inside[head] - in_block[head]),
-            "padding": float(padding[head]),
+            "padding": float(padding[head]) if in_block is not None else None,
             "tokens": float(on_tokens[head]) if tokens.shape[1] else None,
         }
         for head in range(len(weights))
@@ -89,11 +101,11 @@ def _mean(figures: list[dict[str, float | None]]) -> dict[str, float | None]:
     return means
 
 
-def _distances(weights: Tensor, pixel: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """(h, w): from a pixel's centre to those of the map's, in pixels of the image."""
+def _distances(weights: Tensor, place: Tensor, extent: tuple[float, float]) -> Tensor:
+    """(h, w): from the query's place to the map's pixels, in pixels of the image."""
     away = [
-        (torch.arange(count, dtype=torch.float64) + 0.5) * (side / count) - (at + 0.5)
-        for count, side, at in zip(weights.shape[-2:], image_size, pixel, strict=True)
+        (torch.arange(count, dtype=torch.float64) - float(at)) * (side / count)
+        for count, side, at in zip(weights.shape[-2:], extent, place, strict=True)
     ]
     return torch.hypot(away[0][:, None], away[1][None])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from halonet.detection import DETECTORS, detector_config, list_detectors
+from halonet.detection.rows import KINDS
 from halonet.models import list_models, model_config
 from halonet.models.checkpoints import DETECTION, read_metadata
 from halonet.models.config import ResidualConfig, nearest
@@ -66,7 +67,7 @@ def of_weights(path: Path) -> Choice:
 
 def of_name(name: str) -> Choice:
     """A model, stereo network or detector by name. Raises ValueError, with the nearest names, for an unknown one."""
-    if name in DETECTORS or "/" in name:
+    if name in DETECTORS or name.partition("/")[0] in KINDS:
         detector_config(name)  # "KIND/BACKBONE" is told here where it is wrong
         return Choice(name, name, DETECTION, {}, None, {})
     for task in (CLASSIFICATION, STEREO):

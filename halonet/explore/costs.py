@@ -10,8 +10,8 @@ from torch import nn
 
 from halonet.analysis.cost import attention_axes, count_costs
 from halonet.analysis.detector_cost import DetectorPass
-from halonet.explore.choices import Choice, with_changes
 from halonet.detection import create_detector
+from halonet.explore.choices import Choice, with_changes
 from halonet.layers import AttentionLayer, LongformerAttention, NonLocal2d, TokenAttention, WholeMapAttention
 from halonet.models import create_model
 from halonet.models.checkpoints import DETECTION

@@ -11,6 +11,7 @@ from itertools import count
 from PIL import Image
 
 from halonet.data.images import decode_image
+from halonet.data.source import SplitItems
 
 MOST_BYTES = 64 * 2**20  # of a file that is sent
 MOST_SIDE = 2048  # pixels; a larger picture is made smaller
@@ -78,11 +79,12 @@ def _digit(pictures: Pictures, index: int) -> Picture:
     from halonet.data.digits import load_digits_source
 
     source = load_digits_source(val_fraction=0.1, test_fraction=0.2, split_seed=2021)
-    items = source.splits["test"]
-    item = items.items[index % len(items.items)]
-    assert isinstance(item, Image.Image)
-    label = source.class_names[items.labels[index % len(items.labels)]]
-    return pictures.add(item, f"digit: {label}, test scan {index % len(items.items)}")
+    scans = source.splits["test"]
+    assert isinstance(scans, SplitItems)
+    number = index % len(scans)
+    scan = scans.items[number]
+    assert isinstance(scan, Image.Image)
+    return pictures.add(scan, f"digit: {source.class_names[scans.labels[number]]}, test scan {number}")
 
 
 def _scene(pictures: Pictures, index: int) -> Picture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
@@ -143,7 +143,7 @@ class Workbench:
             min(int((at + 0.5) * scale), side - 1)
             for at, scale, side in zip(pixel, looked.reading.scale, size, strict=True)
         )
-        return attention.answer(looked.record.layers[layer], (row, column), head=head, image_size=size)
+        return attention.answer(looked.record.layers[layer], (row, column), head=head)
 
     def cost(self, key: str, changes: dict[str, int], input_size: tuple[int, int, int]) -> dict[str, Any]:
         """Before and after the changes."""
@@ -191,14 +191,10 @@ def _layer(name: str, layer: Any) -> dict[str, Any]:
     }
 
 
-def _keep(
-    kept: OrderedDict[Any, Kept], key: Any, value: Kept, *, most: int, lock: threading.Lock
-) -> None:
+def _keep(kept: OrderedDict[Any, Kept], key: Any, value: Kept, *, most: int, lock: threading.Lock) -> None:
     """Put a value last, and let go of the first ones beyond `most`."""
     with lock:
         kept[key] = value
         kept.move_to_end(key)
         while len(kept) > most:
             kept.popitem(last=False)
-
-

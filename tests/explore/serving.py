@@ -49,7 +49,9 @@ class Serving:
         own = {"content-type": "application/json"} if data is not None else {}
         if data is not None or method == "POST":
             own["origin"] = self.address
-        request = urllib.request.Request(self.address + path, data=data, method=method, headers={**own, **(headers or {})})
+        request = urllib.request.Request(
+            self.address + path, data=data, method=method, headers={**own, **(headers or {})}
+        )
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 return reply.status, reply.read(), dict(reply.headers)

@@ -64,7 +64,7 @@ async function look() {
   const { key, changes, side, whole } = state;
   const wish = { key, changes, side, whole, picture: state.picture.id, right: state.right?.id ?? null };
   try {
-    const looked = await following(() => post(`api/look?number=${mine}`, wish));
+    const looked = await following(() => post(`api/look?page=${page}&number=${mine}`, wish));
     if (looked.old || mine !== latest) return;
     const view = await bitmapOf(`api/view/${looked.record}`);
     calm();
@@ -88,13 +88,14 @@ function showLooked(looked, view) {
   const before = state.looked;
   state.looked = looked;
   state.answer = null;
-  picture.setView(view, looked.view, looked.input.slice(1), looked.scale);
+  picture.setView(view, looked.view, looked.scale);
   $("veil").hidden = true;
   if (!before || before.view.join() !== looked.view.join()) picture.pinned = false;
   const inside = picture.query && picture.query.every((at, axis) => at < looked.view[axis]);
   if (!inside) picture.query = looked.view.map((side) => Math.floor(side / 2));
   fillLayers();
   fillDials();
+  document.body.dataset.record = looked.record; // for scripts that wait for it
   const file = looked.model.weights;
   $("weights").className = `note ${file ? "trained" : "random"}`;
   $("weights").textContent = file ? `weights of ${file}` : "Weights are random: it has learnt nothing. Trained ones: halonet explore --weights FILE";
@@ -239,8 +240,8 @@ canvas.addEventListener("keydown", (event) => {
 async function tellAnswer() {
   const looked = state.looked;
   try {
-    const answer = await following(() => post(`api/ask?record=${looked.record}`));
-    if (looked !== state.looked) return;
+    const answer = await following(() => post(`api/ask?record=${looked.record}&page=${page}&number=${latest}`));
+    if (answer.old || looked !== state.looked) return;
     state.answer = answer;
     await showAnswerNow();
     if (looked.model.task === "stereo" && !looked.layers.length) setShow("answer");

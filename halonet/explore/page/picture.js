@@ -24,9 +24,9 @@ export class Picture {
     addEventListener("resize", () => this.fit());
   }
 
-  // size: [height, width] of the view; input: of what the model reads, with its scale to the view.
-  setView(bitmap, size, input, scale) {
-    Object.assign(this, { view: bitmap, size, input, scale, reply: null, answer: null });
+  // size: [height, width] of the view; scale: pixels of what the model reads to one of the view, down and across.
+  setView(bitmap, size, scale) {
+    Object.assign(this, { view: bitmap, size, scale, reply: null, answer: null });
     this.dark = darkened(bitmap, this.brightness);
     this.fit();
   }
@@ -71,7 +71,7 @@ export class Picture {
   }
 
   drawHeat() {
-    const { box, map, values, signed } = this.reply;
+    const { box, map, extent, values, signed } = this.reply;
     const [top, left, height, width] = box;
     if (!height) return;
     const image = new ImageData(width, height);
@@ -80,7 +80,7 @@ export class Picture {
     for (let place = 0; place < values.length; place += 1) pixels[place] = colours[values[place]];
     const heat = canvasOf(width, height);
     heat.getContext("2d").putImageData(image, 0, 0);
-    const [down, across] = [0, 1].map((axis) => (this.input[axis] / map[axis] / this.scale[axis]) * this.factor);
+    const [down, across] = [0, 1].map((axis) => (extent[axis] / map[axis] / this.scale[axis]) * this.factor);
     this.context.drawImage(heat, left * across, top * down, width * across, height * down);
   }
 
