@@ -60,7 +60,7 @@ def draw(page: Any, files: list[str], out: Path) -> None:
     page.select_option("#layer", index=2)
     hover(page, 0.45, 0.4)
     choose(page, lambda: page.fill("#halo_size-field", "1"))
-    page.select_option("#measure", "outside_block")
+    page.select_option("#measure", "beside_block")
     hover(page, 0.46, 0.4)
     page.screenshot(path=out / "explore_halo.png")
     page.emulate_media(color_scheme="dark")

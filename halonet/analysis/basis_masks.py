@@ -9,15 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from halonet.analysis.attention_maps import GLOW, at_layers, draw_heat, for_the_eye
+from halonet.analysis.attention.watching import at_layers
+from halonet.analysis.overlay import draw_heat, for_the_eye
 from halonet.analysis.plots import save_figure, start_figure
 from halonet.files import replacing
 from halonet.layers import FactorizedAttention
 from halonet.ops.checks import check_choice, check_positive
 
-# Clear glass at 0; above it as attention glows, below it the same in blue.
-SIGNED_GLOW = (*((blue, green, red, alpha) for red, green, blue, alpha in reversed(GLOW)), *GLOW)
-SIGNED_PLACES = (0.0, 0.25, 0.5, 0.5, 0.75, 1.0)
 CELL, LOWEST_CELL, HIGHEST_CELL = 2.2, 0.6, 4.5  # inches
 
 
@@ -189,11 +187,8 @@ def _draw(pictures: list[Any], rows: list[Tensor], shown: list[int], name: str, 
 def _draw_mask(axis: Any, picture: Any, mask: Any, *, signed: bool) -> Any:
     """One mask over the darkened grey image; returns what a colour bar describes."""
     largest = float(abs(mask).max())
-    heat = mask / largest if largest > 0 else mask
     axis.set_xlabel(f"max {largest:.2g}" if signed else f"max {largest * mask.size:.3g}x", fontsize=8)
-    if signed:
-        return draw_heat(axis, picture, heat, colours=tuple(zip(SIGNED_PLACES, SIGNED_GLOW, strict=True)), least=-1.0)
-    return draw_heat(axis, picture, heat)
+    return draw_heat(axis, picture, mask, signed=signed)
 
 
 def _title(index: int, count: int, heads: int) -> str:

@@ -1,37 +1,27 @@
-"""Pictures into a model and what its attention does with them out: what `halonet explain` draws."""
+"""A picture and a model in, what the model's attention does with it out: what `halonet explain` writes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 from torch import Tensor, nn
 
-import halonet
-from halonet.analysis.attention_maps import contrasting_pixels, plot_attention
+from halonet.analysis.attention.mechanisms import KINDS
+from halonet.analysis.attention.pictures import MOST_COLUMNS, plot_attention, plot_rollout, plot_statistics
+from halonet.analysis.attention.record import AttentionRecord, LayerRecord, record_attention
+from halonet.analysis.attention.rollout import rollout as roll_out
+from halonet.analysis.attention.statistics import NAMES, Statistics, even_grid, statistics
 from halonet.analysis.basis_masks import plot_basis
-from halonet.data import Preprocessing, eval_transform, read_image
-from halonet.data.stereo import MEAN, STD, normalize
-from halonet.models import create_pyramid, list_models, list_pyramids
-from halonet.models.checkpoints import load_model
+from halonet.analysis.overlay import contrasting_pixels, for_the_eye
+from halonet.analysis.subjects import Subject, subject_of
+from halonet.files import replacing
+from halonet.ops.checks import check_choice
+from halonet.ops.local_attention.backends import BACKENDS
 
-
-@dataclass(frozen=True)
-class Subject:
-    """A model with what it reads.
-
-    prepare: path of a picture -> (C, H, W). mean, std: what that subtracted and divided by. run: called in place of the
-    model, where its own forward wants more than a picture.
-    """
-
-    model: nn.Module
-    prepare: Callable[[Path], Tensor]
-    mean: Sequence[float]
-    std: Sequence[float]
-    run: Callable[[Tensor], object] | None = None
+Pixel = tuple[int, int]
 
 
 def explain(
@@ -41,87 +31,136 @@ def explain(
     weights: Path | None = None,
     model: str | None = None,
     img_size: int | None = None,
+    layer: Sequence[str] | None = None,
+    queries: Sequence[Pixel] = (),
+    head: int | None = None,
+    backend: str | None = None,
+    rollout: bool = False,
     basis: bool = False,
     masks: int = 3,
-    layer: str | None = None,
-    queries: Sequence[tuple[int, int]] = (),
-) -> None:
-    """Draws the basis masks of pictures, or where pixels of one picture attend, as a PNG.
+) -> list[Path]:
+    """Draws where pixels of one picture attend, with statistics of the layers and the numbers beside it.
 
     Args:
-        images: pictures.
-        out: the PNG.
+        images: pictures; one, but for basis masks.
+        out: the PNG. Beside it go NAME_statistics.png, NAME_rollout.png where asked for, and NAME.npz (see `numbers`).
         weights: a safetensors file that `halonet fit` wrote.
-        model: or a name of `list_models` or `list_pyramids`, with random weights.
-        img_size: side that pictures are cut to, of a pyramid or stereo network the shorter side; by default the model's
-            own, and pictures as they are.
-        basis: masks of factorized attention (Shen et al., figure 7); else attention of queries.
-        masks: how many.
-        layer: the one to show; by default the one with the largest map, or with queries all or six of them.
+        model: or a name, with random weights; see `halonet.analysis.subjects.subject_of`.
+        img_size: side of pictures, as there.
+        layer: names of the layers to show; by default all, or six evenly chosen.
         queries: (x, y) pixels of the picture as the model reads it; by default three with contrast.
+        head: the one to show, from 0; by default their mean.
+        backend: of the attention layers, in the forward pass and the rollout; the model's own if None.
+        rollout: whether to draw attention rollout of the queries, from the last layer shown.
+        basis: draw masks of factorized attention (Shen et al., figure 7) instead, as the PNG alone.
+        masks: how many.
+
+    Returns:
+        The files written.
 
     Raises:
-        ValueError: neither or both of weights and model, more than one picture for queries, an unknown name, or a
-            model that does not attend so.
+        ValueError: what `subject_of` raises, more than one picture for queries, an unknown layer, head or backend,
+            a query outside the picture, a model that does not attend so, or a rollout that cannot be.
     """
-    if (weights is None) == (model is None):
-        raise ValueError(f"expected weights or a model, got {'neither' if weights is None else 'both'}")
     if not basis and len(images) != 1:
         raise ValueError(f"expected one image where queries attend, got {len(images)}; several are for basis masks")
-    subject = _from_weights(weights, img_size) if weights is not None else _from_name(str(model), img_size)
+    if basis and layer is not None and len(layer) != 1:
+        raise ValueError(f"expected one layer for basis masks, got {len(layer)}")
+    if basis and (queries or rollout or head is not None):
+        raise ValueError("queries, rollout and head are of attention, got them with basis")
+    subject = subject_of(weights=weights, model=model, img_size=img_size)
+    if backend is not None:
+        _set_backend(subject.model, backend)
     tensors = [subject.prepare(path) for path in images]
-    colours: dict[str, Any] = {"mean": subject.mean, "std": subject.std}
     if basis:
-        plot_basis(subject.model, tensors, out, layer=layer, masks=masks, run=subject.run, **colours)
-        return
-    if subject.run is not None:
-        raise ValueError("attention of queries is drawn of models that classify; this one has basis masks alone")
+        colours: dict[str, Any] = {"mean": subject.mean, "std": subject.std}
+        name = None if layer is None else layer[0]
+        plot_basis(subject.model, tensors, out, layer=name, masks=masks, run=subject.run, **colours)
+        return [out]
     pixels = [(row, column) for column, row in queries] or contrasting_pixels(tensors[0])
-    layers = None if layer is None else [layer]
-    plot_attention(subject.model, tensors[0][None], pixels, out, layers=layers, **colours)
+    return _explain(subject, tensors[0], pixels, out, layer, head, rollout)
 
 
-def _from_weights(path: Path, img_size: int | None) -> Subject:
-    model, metadata = load_model(path)
-    if metadata.get("task") == "stereo":
-        return _whole_pictures(model, img_size, run=model.features)  # type: ignore[arg-type]
-    preprocessing = Preprocessing.from_metadata(metadata)
-    return _cut_pictures(model, preprocessing if img_size is None else _of_side(preprocessing, img_size))
+def _explain(
+    subject: Subject,
+    image: Tensor,
+    pixels: Sequence[Pixel],
+    out: Path,
+    layers: Sequence[str] | None,
+    head: int | None,
+    rolls: bool,
+) -> list[Path]:
+    record = record_attention(subject.model, image[None], run=subject.run)
+    picture = for_the_eye(image, subject.mean, subject.std)
+    shown = record.chosen(layers, MOST_COLUMNS)
+    relevance = roll_out(record, pixels, layer=shown[-1].name) if rolls else None  # first, for it may be refused
+    plot_attention(record, picture, pixels, out, layers=[layer.name for layer in shown], head=head)
+    files = [out, _beside(out, "_statistics.png")]
+    grid = even_grid(record.image_size)
+    found = {name: statistics(layer, grid) for name, layer in record.layers.items()}
+    plot_statistics(found, record.layers, files[1], queries=len(grid))
+    if relevance is not None:
+        files.append(_beside(out, "_rollout.png"))
+        plot_rollout(picture, pixels, relevance, files[-1], label=shown[-1].label)
+    files.append(_beside(out, ".npz"))
+    with replacing(files[-1]) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, **numbers(record, pixels, shown, found, grid, relevance))
+    return files
 
 
-def _from_name(name: str, img_size: int | None) -> Subject:
-    torch.manual_seed(0)
-    if name in list_pyramids():
-        return _whole_pictures(create_pyramid(name), img_size)
-    model = halonet.create_model(name)
-    if name in list_models(task="stereo"):
-        return _whole_pictures(model, img_size, run=model.features)  # type: ignore[arg-type]
-    card: Any = model.default_cfg
-    side = img_size or int(card["input_size"][-1])
-    return _cut_pictures(model, Preprocessing(side, card["input_size"][0], card["mean"], card["std"], 1.0))
+def numbers(
+    record: AttentionRecord,
+    pixels: Sequence[Pixel],
+    shown: Sequence[LayerRecord],
+    found: dict[str, Statistics],
+    grid: Sequence[Pixel],
+    relevance: Tensor | None,
+) -> dict[str, Any]:
+    """What `halonet explain` writes as NPZ, by key; every head by itself.
+
+    Of the picture, with L layers and Q queries:
+
+    image_size (2,), H and W; pixels (Q, 2), row and column; layers, labels, mechanisms (L,), text; shown, names of
+    those with weights. Of each of these: weights/NAME (Q, N, h, w), tokens/NAME (Q, N, G), outside/NAME (Q, N), and
+    where the layer has blocks frames/NAME (Q, 2, 2, 2): block and seen, top left and bottom right, row and column in
+    pixels of the image. statistics/NAME (L, largest N) of each name of `Statistics`, NaN where there is no such head or number;
+    statistics_pixels (P, 2), over which they are means. rollout (Q, H, W) and rollout_layer, where asked for.
+    """
+    names = list(record.layers)
+    told: dict[str, Any] = {
+        "image_size": np.array(record.image_size),
+        "pixels": np.array(pixels),
+        "layers": np.array(names),
+        "labels": np.array([layer.label for layer in record.layers.values()]),
+        "mechanisms": np.array([layer.mechanism for layer in record.layers.values()]),
+        "shown": np.array([layer.name for layer in shown]),
+        "statistics_pixels": np.array(grid),
+    }
+    for layer in shown:
+        rows = layer.at(pixels)
+        told |= {f"{key}/{layer.name}": getattr(rows, key).numpy() for key in ("weights", "tokens", "outside")}
+        frames = [layer.frames(pixel) for pixel in pixels]
+        if layer.layout.axes is not None:
+            told[f"frames/{layer.name}"] = np.array([[frame.block, frame.seen] for frame in frames if frame])
+    heads = max(layer.num_heads for layer in record.layers.values())
+    for name in NAMES:
+        table = np.full((len(names), heads), np.nan)
+        for row, one in zip(table, found.values(), strict=True):
+            values = getattr(one, name).numpy()
+            row[: len(values)] = values
+        told[f"statistics/{name}"] = table
+    if relevance is not None:
+        told |= {"rollout": relevance.numpy(), "rollout_layer": np.array(shown[-1].name)}
+    return told
 
 
-def _of_side(preprocessing: Preprocessing, side: int) -> Preprocessing:
-    return Preprocessing(side, preprocessing.in_chans, preprocessing.mean, preprocessing.std, preprocessing.crop_pct)
+def _beside(out: Path, ending: str) -> Path:
+    return out.with_name(out.stem + ending)
 
 
-def _cut_pictures(model: nn.Module, preprocessing: Preprocessing) -> Subject:
-    transform = eval_transform(preprocessing)
-
-    def prepare(path: Path) -> Tensor:
-        return transform(read_image(path, in_chans=preprocessing.in_chans))
-
-    return Subject(model, prepare, preprocessing.mean, preprocessing.std)
-
-
-def _whole_pictures(model: nn.Module, img_size: int | None, run: Callable[[Tensor], object] | None = None) -> Subject:
-    def prepare(path: Path) -> Tensor:
-        import numpy as np
-
-        picture = read_image(path, in_chans=3)
-        if img_size is not None:
-            share = img_size / min(picture.size)
-            picture = picture.resize((round(share * picture.width), round(share * picture.height)))
-        return normalize(np.asarray(picture))
-
-    return Subject(model, prepare, MEAN, STD, run)
+def _set_backend(model: nn.Module, backend: str) -> None:
+    """Raises ValueError for an unknown backend."""
+    check_choice("backend", backend, ("auto", *BACKENDS))
+    for module in model.modules():
+        if isinstance(module, KINDS) and hasattr(module, "backend"):
+            vars(module)["backend"] = backend

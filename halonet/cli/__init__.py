@@ -13,6 +13,7 @@ import halonet
 from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
+from halonet.cli.explain import explain
 from halonet.cli.explore import explore
 from halonet.cli.export import export
 from halonet.cli.settings import recipe_names, setting_names
@@ -87,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "summary": Command("stages, parameters and multiply-adds of a model", commands.summary),
     "models": Command("list the models", commands.models),
-    "explain": Command("draw where a picture's pixels attend, or basis masks", commands.explain),
+    "explain": Command("draw where a picture's pixels attend, or basis masks", explain),
     "explore": Command("see on a local page where a picture's pixels attend, and what a model answers", explore),
     "analyse": Command("what mechanisms and detectors cost, by formula and counted", commands.analyse),
     "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),

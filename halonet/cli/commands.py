@@ -78,35 +78,6 @@ def _names_of(task: str, pattern: str) -> Sequence[str]:
     return list_detectors(pattern)
 
 
-def explain(arguments: Sequence[str]) -> int:
-    """Draw what attention does with pictures."""
-    parser = Parser(
-        prog="halonet explain",
-        description="Draw where pixels of a picture attend, or the basis masks of factorized attention.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path)
-    parser.add_argument("--weights", metavar="FILE", type=Path, help="that `halonet fit` wrote")
-    parser.add_argument("--model", metavar="NAME", help="or a model or pyramid by name, with random weights")
-    parser.add_argument(
-        "--img-size", type=positive, metavar="PIXELS", help="side of the picture (default: of the model)"
-    )
-    parser.add_argument("--basis", action="store_true", help="draw basis masks, a row a picture")
-    parser.add_argument("--masks", type=positive, default=3, metavar="K", help="how many of them (default 3)")
-    parser.add_argument("--layer", metavar="NAME", help="of the layer to show")
-    parser.add_argument("--query", nargs="+", default=[], type=pixel, metavar="X,Y", help="pixels that attend")
-    parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help="default explain.png")
-    values = vars(parser.parse_args(arguments))
-    for given in filter(None, (values["weights"], values["model"])):
-        refuse_detector(given, instead="what classifiers and pyramids attend to is drawn; give its backbone by --model")
-    images, out, queries = (values.pop(name) for name in ("images", "out", "query"))
-    from halonet.analysis.explain import explain
-
-    explain(images, out, queries=queries, **values)
-    print(out)
-    return 0
-
-
 def analyse(arguments: Sequence[str]) -> int:
     """Print what a mechanism, or a detector, costs."""
     description = "What mechanisms and detectors cost, by formula and counted."
@@ -198,11 +169,3 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive int, got {text!r}")
     return int(text)
-
-
-def pixel(text: str) -> tuple[int, int]:
-    """An argument such as "12,40": x and y."""
-    parts = text.split(",")
-    if len(parts) != 2 or not all(part.strip().isdigit() for part in parts):
-        raise argparse.ArgumentTypeError(f"expected X,Y in pixels, got {text!r}")
-    return int(parts[0]), int(parts[1])

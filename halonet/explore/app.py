@@ -17,7 +17,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 
 import halonet
-from halonet.analysis.attention_maps import BRIGHTNESS, GLOW
+from halonet.analysis.overlay import BRIGHTNESS, GLOW
 from halonet.explore.choices import TASKS
 from halonet.explore.guard import Guard
 from halonet.explore.pictures import MOST_BYTES, SAMPLES, add_sample

@@ -7,12 +7,12 @@ import struct
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from halonet.analysis.attention import LayerRecord, Rows
+from halonet.analysis.attention.statistics import per_query
 
 MEAN = -1  # in place of a head
+FIGURES = ("distance", "entropy", "beside_block", "padding", "tokens")  # of `halonet.analysis.attention.statistics`
 
 
 def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int) -> bytes:
@@ -38,7 +38,7 @@ def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int) -> bytes:
         raise ValueError(f"head: expected 0 to {layer.num_heads - 1}, or {MEAN} for the mean, got {head}")
     rows = layer.at([pixel])
     frames = layer.frames(pixel)
-    figures = figures_of(rows, extent=extent_of(layer))
+    figures = figures_of(rows, layer)
     weights = rows.weights[0].mean(0) if head == MEAN else rows.weights[0, head]
     box, values, largest = _packed(weights.numpy(), signed=layer.signed)
     told: dict[str, Any] = {
@@ -58,60 +58,35 @@ def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int) -> bytes:
 def extent_of(layer: LayerRecord) -> tuple[float, float]:
     """Height and width that the keys' map covers, in pixels of the image: all of it, but where a map was reduced by a
     number that does not divide it."""
-    layout = layer.layout
-    down, across = (
-        full * covered / side
-        for full, covered, side in zip(layer.image_size, layout.covered, layout.input_size, strict=True)
-    )
-    return down, across
+    down, across = layer.layout.pixel_size(layer.image_size)
+    return layer.map_size[0] * down, layer.map_size[1] * across
 
 
-def figures_of(rows: Rows, *, extent: tuple[float, float]) -> list[dict[str, float | None]]:
-    """Of one query, the figures of each head.
+def figures_of(rows: Rows, layer: LayerRecord) -> list[dict[str, float | None]]:
+    """Of one query, those of `FIGURES` by head; None for what the layer does not have.
 
-    distance: mean distance from the query to the pixels of the map that it attends to, between centres, in pixels of
-    the image. entropy: of all weights, those on padding and global tokens too, in bits. outside_block, padding, tokens:
-    shares of the weight. What a layer does not have is None: blocks, tokens, and shares where weights may be negative.
+    See `halonet.analysis.attention.statistics`: distances are in pixels of the image, entropies in nats, the rest are
+    shares of the weight.
     """
-    weights, tokens, padding = rows.weights[0].double(), rows.tokens[0].double(), rows.outside[0].double()
-    inside, on_tokens = weights.sum((-2, -1)), tokens.sum(1)
-    assert rows.places is not None
-    distance = (weights * _distances(weights, rows.places[0], extent)).sum((-2, -1)) / inside.clamp(min=1e-12)
-    entropy = _bits(torch.cat([weights.flatten(1), tokens], dim=1)).sum(1) + _bits(padding)
-    in_block = None if rows.in_block is None else rows.in_block[0].double()
-    shares = bool((weights >= 0).all())
+    told = per_query(rows, layer)
+    absent = {"padding"} if rows.in_block is None else set()
+    absent |= set() if rows.tokens.shape[2] else {"tokens"}
     return [
-        {
-            "distance": float(distance[head]) if shares else None,
-            "entropy": float(entropy[head]) if shares else None,
-            "outside_block": None if in_block is None else float(inside[head] - in_block[head]),
-            "padding": float(padding[head]) if in_block is not None else None,
-            "tokens": float(on_tokens[head]) if tokens.shape[1] else None,
-        }
-        for head in range(len(weights))
+        {name: None if name in absent else _known(float(told[name][0, head])) for name in FIGURES}
+        for head in range(layer.num_heads)
     ]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _mean(figures: list[dict[str, float | None]]) -> dict[str, float | None]:
     means: dict[str, float | None] = {}
-    for name in figures[0]:
-        values = [head[name] for head in figures]
-        known = [value for value in values if value is not None]
-        means[name] = sum(known) / len(known) if len(known) == len(values) else None
+    for name in FIGURES:
+        known = [value for head in figures if (value := head[name]) is not None]
+        means[name] = sum(known) / len(known) if len(known) == len(figures) else None
     return means
-
-
-def _distances(weights: Tensor, place: Tensor, extent: tuple[float, float]) -> Tensor:
-    """(h, w): from the query's place to the map's pixels, in pixels of the image."""
-    away = [
-        (torch.arange(count, dtype=torch.float64) - float(at)) * (side / count)
-        for count, side, at in zip(weights.shape[-2:], extent, place, strict=True)
-    ]
-    return torch.hypot(away[0][:, None], away[1][None])
-
-
-def _bits(shares: Tensor) -> Tensor:
-    return -torch.xlogy(shares, shares.clamp(min=1e-300)) / float(np.log(2))
 
 
 def _packed(weights: np.ndarray, *, signed: bool) -> tuple[list[int], bytes, float]:

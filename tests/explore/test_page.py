@@ -118,8 +118,8 @@ def test_drop_hover_and_pin(page: Any, served: Serving) -> None:
     question = {"layer": layer.name, "row": 12, "column": 22, "head": 2, "page": "test"}
     told = told_by(page, {"record": number, "question": question})
     assert page.text_content("#figure-distance") == f"{told['shown']['distance']:.1f} px"
-    assert page.text_content("#figure-entropy") == f"{told['shown']['entropy']:.2f} bits"
-    assert page.text_content("#figure-outside_block") == f"{100 * told['shown']['outside_block']:.1f} %"
+    assert page.text_content("#figure-entropy") == f"{told['shown']['entropy']:.2f} nats"
+    assert page.text_content("#figure-beside_block") == f"{100 * told['shown']['beside_block']:.1f} %"
     assert page.locator("#bars .bar").count() == layer.num_heads
     assert page.text_content("#bars .chosen span:first-child") == "3"
     rows = layer.at([(12, 22)])

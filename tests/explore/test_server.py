@@ -87,15 +87,14 @@ def test_attention_is_that_of_the_record(served: Serving) -> None:
     # The query of a map of 16 x 16 that answers stands at its pixel (4, 10), the map's pixels are 2 wide.
     down, across = np.mgrid[:16, :16]
     distance = (weights * 2 * np.hypot(down - 4, across - 10)).sum() / weights.sum()
-    everything = np.append(weights.ravel(), float(rows.outside[0, head]))
-    entropy = -sum(share * np.log2(share) for share in everything.astype(float) if share > 0)
+    shares = weights.astype(float).ravel() / weights.sum()
+    entropy = -sum(share * np.log(share) for share in shares if share > 0)
     shown = header["shown"]
     assert shown == header["heads"][head]
     assert shown["distance"] == pytest.approx(distance, rel=1e-4)
-    # The zeros around a map are one share of the weight here, however many they are.
     assert shown["entropy"] == pytest.approx(entropy, rel=1e-4)
     assert rows.in_block is not None
-    assert shown["outside_block"] == pytest.approx(float(weights.sum() - rows.in_block[0, head]), abs=1e-5)
+    assert shown["beside_block"] == pytest.approx(float(weights.sum() - rows.in_block[0, head]), abs=1e-5)
     assert shown["padding"] == pytest.approx(float(rows.outside[0, head]), abs=1e-6)
     assert shown["tokens"] is None
 
@@ -107,7 +106,7 @@ def test_mean_of_heads_and_tokens(served: Serving) -> None:
     _, data, _ = served.ask(f"/api/attention/{told['record']}?layer={layer['name']}&row=3&column=3")
     header, _ = attention_of(data)
     assert len(header["heads"]) == layer["heads"]
-    for name in ("distance", "tokens", "outside_block"):
+    for name in ("distance", "tokens", "beside_block"):
         assert header["shown"][name] == pytest.approx(np.mean([head[name] for head in header["heads"]]))
     assert 0 < header["shown"]["tokens"] < 1
 

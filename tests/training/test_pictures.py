@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from halonet.analysis import plots
-from halonet.analysis.attention_maps import contrasting_pixels
+from halonet.analysis.overlay import contrasting_pixels
 from halonet.analysis.plots import plot_curves, plot_predictions
 from halonet.training.classification.kind import Classification
 from halonet.training.classification.results import Predictions, _worth_showing

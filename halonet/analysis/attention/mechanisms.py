@@ -38,6 +38,7 @@ from halonet.ops import (
     nonlocal_attention_weights,
     performer_attention_weights,
 )
+from halonet.ops.local_attention.checks import pair
 from halonet.ops.local_attention.geometry import Axis
 
 Inputs = tuple[Any, ...]  # of the layer's forward: (map,), or (tokens, size of their map)
@@ -83,6 +84,7 @@ def _local_layout(layer: AttentionLayer | TimmAttention, inputs: Inputs) -> Layo
         map_size=size,
         query_size=query_size,
         output_size=_pooled(layer.pool, query_size),
+        pool=pair("stride", getattr(layer.pool, "stride", 1), minimum=1)[0],
         num_heads=layer.num_heads,
         stride=stride,
         axes=None if whole else axes,
@@ -147,8 +149,8 @@ def _longformer_rows(
     count, size = layout.num_global, layout.query_size
 
     def of_locals(chosen: Sequence[int]) -> Weights:
-        maps = (part[:, count:].unflatten(1, size) for part in (query, key))
-        return _of_map(*maps, [index - count for index in chosen], layout, layer.local_options(key, size))
+        asking, seen = (part[:, count:].unflatten(1, size) for part in (query, key))
+        return _of_map(asking, seen, [index - count for index in chosen], layout, layer.local_options(key, size))
 
     def of_globals(chosen: Sequence[int]) -> Weights:
         bias = layer.bias_of_global(size[0] * size[1])

@@ -149,15 +149,28 @@ class LayerRecord:
             raise ValueError(f"layer {self.name or '(the model)'} has no global tokens")
         return _rows(self._weights(range(self.num_global)), None, None)
 
-    def mix(self, values: Tensor) -> Tensor:
-        """The layer's own attention, on other values: (1, G + h * w, N, Dv) -> (1, G + hq * wq, N, Dv), any Dv.
+    def pull(self, relevance: Tensor) -> Tensor:
+        """Vectors times the layer's whole attention map, the mean of its heads, by the layer's own attention.
 
-        Global tokens come first, then the map row by row. Differentiable with respect to the values, so that vectors
-        can be multiplied with the whole attention map from either side without making it.
+        The product is the gradient of the attention with respect to values of one channel a vector: one pass forward
+        and back with the layer's backend; the map itself is not made.
+
+        Args:
+            relevance: (Q, G + hq * wq), on the queries: global tokens, then the map row by row.
+
+        Returns:
+            (Q, G + h * w), on the keys, on the CPU; float32, of a model in float64 float64.
         """
-        with _evaluating(self._layer):
+        count = self.num_global + self.map_size[0] * self.map_size[1]
+        with torch.inference_mode(False), _evaluating(self._layer):
             query, key, _ = self._projected()
-            return self._entry.mix(self._layer, query, key, values.to(key), self.layout)
+            probe = key.new_zeros(1, count, self.num_heads, len(relevance)).requires_grad_()
+            with torch.enable_grad():
+                output = self._entry.mix(self._layer, query, key, probe, self.layout)
+            share = (relevance.t() / self.num_heads).to(output)[None, :, None].expand_as(output)
+            (pulled,) = torch.autograd.grad(output, probe, share)
+        wide = torch.promote_types(pulled.dtype, torch.float32)
+        return pulled[0].to(wide).sum(1).t().cpu()
 
     def frames(self, pixel: Pixel) -> Frames | None:
         """The query's block and all it can see (its neighbourhood, or its window); None where that is everything.

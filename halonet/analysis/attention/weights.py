@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -17,7 +17,8 @@ class Layout:
 
     map_size: (h, w) of the map that is looked at.
     query_size: (hq, wq) of the map of queries, before any pooling.
-    output_size: of the layer's output, after it.
+    output_size: of the layer's output, after any pooling.
+    pool: side of what is averaged into one pixel of the output, in queries.
     num_heads: N.
     num_global: global tokens G. They are looked at beside the map, and ask, too.
     stride: query i stands at pixel i * stride of the map.
@@ -31,20 +32,21 @@ class Layout:
     num_heads: int
     output_size: Size
     num_global: int = 0
+    pool: int = 1
     stride: int = 1
     reduction: int = 1
     signed: bool = False
-    axes: tuple[Axis, Axis] | None = field(default=None)
-
-    @property
-    def covered(self) -> Size:
-        """Pixels, in steps of the layer's input map, that the map stands for: (h, w) * reduction."""
-        return self.map_size[0] * self.reduction, self.map_size[1] * self.reduction
+    axes: tuple[Axis, Axis] | None = None
 
     @property
     def input_size(self) -> Size:
         """(h, w) of the layer's own input, whose pixels and the image's are laid over each other."""
         return self.map_size if self.reduction == 1 else self.query_size
+
+    def pixel_size(self, image_size: Size) -> tuple[float, float]:
+        """Height and width of a pixel of the keys' map, in pixels of the image."""
+        height, width = (self.reduction * full / side for full, side in zip(image_size, self.input_size, strict=True))
+        return height, width
 
     def query_of(self, pixel: tuple[int, int], image_size: Size) -> tuple[int, int]:
         """The query that answers for a pixel of the image: that which stands at, or strides over, its place."""

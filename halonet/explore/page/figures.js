@@ -5,8 +5,8 @@ const share = (value) => `${(100 * value).toFixed(1)} %`;
 // Name, what it is called, how it is written, and the most a bar stands for (null: the largest of the heads).
 export const MEASURES = [
   { name: "distance", label: "mean distance", write: (value) => `${value.toFixed(1)} px`, most: null },
-  { name: "entropy", label: "entropy", write: (value) => `${value.toFixed(2)} bits`, most: null },
-  { name: "outside_block", label: "outside its block", write: share, most: 1 },
+  { name: "entropy", label: "entropy", write: (value) => `${value.toFixed(2)} nats`, most: null },
+  { name: "beside_block", label: "outside its block", write: share, most: 1 },
   { name: "padding", label: "on padding", write: share, most: 1 },
   { name: "tokens", label: "on global tokens", write: share, most: 1 },
 ];

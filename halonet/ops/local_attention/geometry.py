@@ -113,7 +113,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class OneQuery(Axis):
-    """An axis as one of its queries sees it: one block (I = 1) and one query in it (i = 1). query: of the whole axis."""
+    """An axis as its query of the number `query` sees it: one block (I = 1) with one query (i = 1)."""
 
     query: int = 0
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from halonet.analysis.attention.mechanisms import KINDS
 from halonet.analysis.score import Score
 from halonet.data import ImageDataset, ImageSource, Preprocessing, StreamDataset
 from halonet.files import replacing
-from halonet.layers import AttentionLayer
 from halonet.models.checkpoints import save_weights
 from halonet.training.classification.datamodule import ImageDataModule
 from halonet.training.files import WEIGHTS
@@ -96,12 +96,13 @@ def draw_pictures(
         ),
     }
     if _has_attention(model):
-        from halonet.analysis.attention_maps import contrasting_pixels, plot_attention
+        from halonet.analysis.attention import record_attention
+        from halonet.analysis.attention.pictures import plot_attention
+        from halonet.analysis.overlay import contrasting_pixels, for_the_eye
 
         image = _richest(predictions, dataset)[None].to(next(model.parameters()).device)
-        drawings["attention.png"] = lambda path: plot_attention(
-            model, image, contrasting_pixels(image[0]), path, mean=preprocessing.mean, std=preprocessing.std
-        )
+        record, picture = record_attention(model, image), for_the_eye(image[0], preprocessing.mean, preprocessing.std)
+        drawings["attention.png"] = lambda path: plot_attention(record, picture, contrasting_pixels(image[0]), path)
     for name, draw in drawings.items():
         with replacing(folder / name) as beside:
             draw(beside)
@@ -133,7 +134,7 @@ def _for_the_eye(tensor: Tensor, data: ImageDataModule) -> Tensor:
 
 
 def _has_attention(model: nn.Module) -> bool:
-    return any(isinstance(module, AttentionLayer) for module in model.modules())
+    return any(isinstance(module, KINDS) for module in model.modules())
 
 
 def _richest(predictions: Predictions, dataset: ImageDataset | StreamDataset) -> Tensor:
