@@ -35,14 +35,16 @@ export function showBars(bars, reply, measure, chosen) {
     return;
   }
   const longest = most ?? Math.max(...values, 1e-9);
-  bars.replaceChildren(...values.map((value, head) => {
-    const fill = element("i");
-    fill.style.width = `${100 * Math.min(1, Math.max(0, value / longest))}%`;
-    const track = element("span", { className: "track" }, fill);
-    const row = element("div", { className: head === chosen ? "bar chosen" : "bar" });
-    row.append(element("span", { textContent: head + 1 }), track, element("span", { textContent: write(value) }));
-    return row;
-  }));
+  if (bars.querySelectorAll(".bar").length !== values.length) {
+    bars.replaceChildren(...values.map((_, head) => element("div", {}, element("span", { textContent: head + 1 }),
+      element("span", { className: "track" }, element("i")), element("span"))));
+  }
+  values.forEach((value, head) => {
+    const row = bars.children[head];
+    row.className = head === chosen ? "bar chosen" : "bar";
+    row.children[1].firstChild.style.width = `${100 * Math.min(1, Math.max(0, value / longest))}%`;
+    row.children[2].textContent = write(value);
+  });
   bars.setAttribute("aria-label", `${label} by head: ${values.map((value, head) => `${head + 1}: ${write(value)}`).join(", ")}`);
 }
 

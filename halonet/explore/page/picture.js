@@ -54,12 +54,10 @@ export class Picture {
 
   draw() {
     if (!this.view) return;
-    const { context, canvas } = this;
+    const { context } = this;
     const over = this.show === "attention" && this.reply;
     const below = over ? this.dark : this.show === "answer" && this.answer ? this.answer : this.view;
-    context.imageSmoothingEnabled = this.factor < 3 || below === this.answer;
-    context.imageSmoothingQuality = "high";
-    context.drawImage(below, 0, 0, canvas.width, canvas.height);
+    context.drawImage(this.fitted(below), 0, 0);
     if (!over) return;
     context.imageSmoothingEnabled = false;
     this.drawHeat();
@@ -68,6 +66,20 @@ export class Picture {
       this.drawFrame(this.reply.frames.block, false);
     }
     this.drawQuery();
+  }
+
+  // What lies below, at the canvas's size: scaled once, not with every move.
+  fitted(source) {
+    const { width, height } = this.canvas;
+    if (this.below?.source !== source || this.below.canvas.width !== width || this.below.canvas.height !== height) {
+      const canvas = canvasOf(width, height);
+      const context = canvas.getContext("2d");
+      context.imageSmoothingEnabled = this.factor < 3 || source === this.answer;
+      context.imageSmoothingQuality = "high";
+      context.drawImage(source, 0, 0, width, height);
+      this.below = { source, canvas };
+    }
+    return this.below.canvas;
   }
 
   drawHeat() {
