@@ -28,7 +28,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, metavar="FILE")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
     values = parser.parse_args()
-    files = [str(getattr(values, name).resolve()) for name in ("digits", "detector", "stereo")]
+    files = [str(getattr(values, name)) for name in ("digits", "detector", "stereo")]  # as given: they are shown
     command = [sys.executable, "-m", "halonet", "explore", "--no-open", "--port", "0", "--weights", *files]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -50,8 +50,10 @@ def draw(page: Any, files: list[str], out: Path) -> None:
     page.wait_for_selector("body[data-ready=yes]")
     digits, detector, stereo = files
 
+    for _ in range(3):
+        choose(page, lambda: page.click("#samples button:text('drawn scene')"))
     pick(page, "halonet_h0_256")
-    page.select_option("#layer", index=4)
+    page.select_option("#head", "1")
     hover(page, 0.62, 0.42)
     page.screenshot(path=out / "explore_attention.png")
 
@@ -70,8 +72,7 @@ def draw(page: Any, files: list[str], out: Path) -> None:
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESKTOP)
 
-    for _ in range(3):
-        choose(page, lambda: page.click("#samples button:text('drawn scene')"))
+    choose(page, lambda: page.click("#samples button:text('drawn scene')"))
     pick(page, detector)
     page.check("input[value=answer]")
     page.wait_for_timeout(1000)

@@ -84,7 +84,7 @@ def create_app(workbench: Workbench, *, port: int, first: dict[str, Any] | None 
     running, looking = Worker("models"), Worker("attention")
     _add_errors(app)
     _add_page(app, workbench, first or {})
-    _add_pictures(app, workbench, running)
+    _add_pictures(app, workbench)
     _add_work(app, workbench, running)
     _add_attention(app, workbench, looking)
     return Guard(app, port=port)
@@ -138,7 +138,7 @@ def _add_page(app: FastAPI, workbench: Workbench, first: dict[str, Any]) -> None
         return {"doing": workbench.doing}
 
 
-def _add_pictures(app: FastAPI, workbench: Workbench, running: Worker) -> None:
+def _add_pictures(app: FastAPI, workbench: Workbench) -> None:
     @app.post("/api/pictures")
     async def add(request: Request) -> dict[str, object]:
         data = bytearray()

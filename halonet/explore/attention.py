@@ -65,7 +65,7 @@ def extent_of(layer: LayerRecord) -> tuple[float, float]:
 def figures_of(rows: Rows, layer: LayerRecord) -> list[dict[str, float | None]]:
     """Of one query, those of `FIGURES` by head; None for what the layer does not have.
 
-    See `halonet.analysis.attention.statistics`: distances are in pixels of the image, entropies in nats, the rest are
+    See `halonet.analysis.attention.Statistics`: distances are in pixels of the image, entropies in nats, the rest are
     shares of the weight.
     """
     told = per_query(rows, layer)

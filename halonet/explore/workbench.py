@@ -18,7 +18,7 @@ from halonet.explore.subjects import Reading, Subject, changed, open_subject, re
 from halonet.models.checkpoints import DETECTION
 
 MOST_MODELS = 2  # as they were opened; one with dials turned is kept by its record
-MOST_RECORDS = 3
+MOST_RECORDS = 2
 Kept = TypeVar("Kept")
 
 

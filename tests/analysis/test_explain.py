@@ -12,7 +12,7 @@ from PIL import Image
 
 import halonet
 from halonet.analysis.attention import record_attention
-from halonet.analysis.attention.rollout import rollout
+from halonet.analysis.attention.rollout import attention_rollout
 from halonet.analysis.subjects import subject_of
 from halonet.cli import main
 from halonet.detection import create_detector, save_detector
@@ -103,7 +103,7 @@ def test_all_that_is_written(photo: Path, tmp_path: Path, capsys: Capture) -> No
         assert (~np.isnan(told["statistics/distance"])).sum(1).tolist() == heads
         assert told["statistics_pixels"].shape == (64, 2)
         assert str(told["rollout_layer"]) == layers[-1]
-        expected = rollout(record, [(9, 5)], layer=layers[-1])
+        expected = attention_rollout(record, [(9, 5)], layer=layers[-1])
         np.testing.assert_allclose(told["rollout"], expected.numpy(), rtol=1e-3, atol=1e-6)
 
 

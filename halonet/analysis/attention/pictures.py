@@ -127,7 +127,7 @@ def plot_rollout(picture: Any, pixels: Pixels, relevance: Tensor, path: str | Pa
     Args:
         picture: as in `plot_attention`.
         pixels: (row, column) of the image, Q of them.
-        relevance: (Q, H, W), of `rollout`.
+        relevance: (Q, H, W), of `attention_rollout`.
         path: file to write; written beside and renamed.
         label: what the asked layer is called.
     """

@@ -51,7 +51,7 @@ def even_grid(image_size: Size, side: int = GRID) -> list[tuple[int, int]]:
     return [(row, column) for row in rows for column in columns]
 
 
-def statistics(layer: LayerRecord, pixels: Sequence[tuple[int, int]] | None = None) -> Statistics:
+def layer_statistics(layer: LayerRecord, pixels: Sequence[tuple[int, int]] | None = None) -> Statistics:
     """Statistics of a layer over the queries that answer for pixels of the image.
 
     Args:

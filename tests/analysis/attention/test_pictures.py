@@ -11,7 +11,7 @@ from torch import nn
 import halonet
 from halonet.analysis.attention import record_attention
 from halonet.analysis.attention.pictures import attention_of, plot_attention, plot_rollout, plot_statistics
-from halonet.analysis.attention.statistics import statistics
+from halonet.analysis.attention.statistics import layer_statistics
 from halonet.analysis.overlay import for_the_eye
 from halonet.layers import FactorizedAttention, HaloAttention
 
@@ -53,7 +53,7 @@ def test_constants_signs_and_layers_of_all_kinds(tmp_path: Path) -> None:
     image = torch.zeros(1, 1, 1, 1)
     record, picture = record_attention(model, image), for_the_eye(image[0])
     plot_attention(record, picture, [(0, 0)], tmp_path / "a.png")
-    found = {name: statistics(layer) for name, layer in record.layers.items()}
+    found = {name: layer_statistics(layer) for name, layer in record.layers.items()}
     plot_statistics(found, record.layers, tmp_path / "s.png", queries=1)
     plot_rollout(picture, [(0, 0)], torch.zeros(1, 1, 1), tmp_path / "r.png", label="it")
     assert all((tmp_path / f"{name}.png").stat().st_size > 1000 for name in "asr")
