@@ -69,6 +69,7 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
     plain |= {"images", "size", "no-open"}
     plain |= {"format", "softmax", "opset", "push", "license"}
+    plain |= {"port"}
     plain |= {"rollout", "head"}
     plain |= {"names", "sort", "reverse", "figure", "x", "speed"}
     plain |= {"apart", "processor-time", "modes", "models", "threads"}

@@ -26,6 +26,7 @@ RANKS = {
     "training": 5,
     "studies": 6,
     "export": 6,
+    "explore": 6,
     "report": 7,
     "cli": 8,
     "__main__": 9,
@@ -101,6 +102,8 @@ def violations(module: str, source: str) -> list[str]:
                 found.append(f"{where}: kernels are reached inside functions only")
         elif top in {"lightning", "pytorch_lightning"} and package != "training":
             found.append(f"{where}: Lightning belongs to halonet.training")
+        elif top in {"fastapi", "starlette", "uvicorn"} and package != "explore":
+            found.append(f"{where}: web servers belong to halonet.explore")
         elif top in COMPILERS:
             if not lazy and not is_kernel_file(module):
                 found.append(f"{where}: compilers are imported inside functions only")
@@ -124,6 +127,7 @@ def test_imports_run_downwards(module: str) -> None:
         ("halonet.stereo.x", "from halonet.detection import boxes", "not downwards"),
         ("halonet", "from halonet import training", "not downwards"),
         ("halonet.analysis.x", "def f():\n    import lightning", "Lightning belongs"),
+        ("halonet.cli.x", "def f():\n    import uvicorn", "belong to halonet.explore"),
         ("halonet.ops.x", "import triton", "inside functions only"),
         ("halonet.ops.x", "from halonet.ops.triton_gpu import forward", "inside functions only"),
         ("halonet.ops.x", "from halonet.ops.numba_cpu.forward import forward", "inside functions only"),

@@ -13,6 +13,7 @@ from halonet.cli import commands, judging
 from halonet.cli.commands import bench_parser
 from halonet.cli.data import data
 from halonet.cli.explain import explain
+from halonet.cli.explore import explore
 from halonet.cli.export import export
 from halonet.cli.plot import plot
 from halonet.cli.report import report
@@ -77,6 +78,7 @@ COMMANDS: dict[str, Command] = {
     "models": Command("the models: sizes, image sizes and published accuracies", models),
     "plot": Command("figures of the papers: published accuracy over size and speed", plot),
     "explain": Command("draw where a picture's pixels attend, or basis masks", explain),
+    "explore": Command("see on a local page where a picture's pixels attend, and what a model answers", explore),
     "analyse": Command("what mechanisms and detectors cost, by formula and counted", commands.analyse),
     "data": Command("what a data set holds, what is wrong with annotations, shards and drawn scenes", data),
     "export": Command("write a model as ONNX, a torch.export program, or a folder of the Hugging Face Hub", export),

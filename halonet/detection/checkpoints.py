@@ -91,6 +91,13 @@ def load_detector(path: str | PathLike[str], **overrides: Any) -> tuple[nn.Modul
     return model, metadata
 
 
+def category_names(metadata: Mapping[str, str]) -> list[str] | None:
+    """Names of the categories that weights of `halonet fit` were trained on, in the order of their labels; None for
+    weights that tell none."""
+    told = metadata.get("categories")
+    return None if told is None else [category["name"] for category in json.loads(told)]
+
+
 def load_detector_weights(model: nn.Module, path: str | PathLike[str], *, other_classes: bool = False) -> LoadReport:
     """Loads a file of `save_detector` into a detector that may differ in image size or number of classes.
 

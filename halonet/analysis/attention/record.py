@@ -17,7 +17,7 @@ from halonet.analysis.attention.weights import Layout, Size, Weights
 
 Corner = tuple[float, float]
 Pixel = tuple[int, int]
-_PLACE = re.compile(r"stages\.(\d+)\.(?:blocks\.)?(\w+?_after_)?(\d+)(?:\.|$)")
+_PLACE = re.compile(r"stages[._](\d+)\.(?:blocks\.)?(\w+?_after_)?(\d+)(?:\.|$)")
 
 
 @dataclass(frozen=True)

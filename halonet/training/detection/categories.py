@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from halonet.data.coco import DetectionSource
 
 ELSEWHERE = -1  # id of a label whose category the data do not have
 _MOST_TOLD = 5
-
-
-def names_of(metadata: Mapping[str, str]) -> list[str] | None:
-    """Names of the categories that weights of `halonet fit` were trained on, in the order of their labels; None for
-    weights that tell none."""
-    told = metadata.get("categories")
-    return None if told is None else [category["name"] for category in json.loads(told)]
 
 
 def ids_of_labels(known: Sequence[str] | None, source: DetectionSource, *, labels: int, weights: object) -> list[int]:

@@ -14,9 +14,10 @@ from torch import nn
 from halonet.analysis.score import Score
 from halonet.data.coco import DetectionSource, open_detection_source
 from halonet.detection import create_detector, init_backbone, load_detector, load_detector_weights
+from halonet.detection.checkpoints import category_names
 from halonet.models.checkpoints import read_weights
 from halonet.training.config import RunConfig
-from halonet.training.detection.categories import ids_of_labels, names_of
+from halonet.training.detection.categories import ids_of_labels
 from halonet.training.detection.datamodule import DetectionDataModule
 from halonet.training.detection.module import DetectionTask
 from halonet.training.detection.results import (
@@ -84,7 +85,7 @@ class Detection(TaskKind):
         model, metadata = load_detector(weights)
         source = _open(config)
         known: Any = model.config
-        ids = ids_of_labels(names_of(metadata), source, labels=known.num_classes - 1, weights=weights)
+        ids = ids_of_labels(category_names(metadata), source, labels=known.num_classes - 1, weights=weights)
         return _assemble(model, source, config, [], category_ids=ids)
 
     def figures(self, parts: DetectionParts) -> dict[str, Any]:
@@ -145,7 +146,7 @@ def _check_masks(model: Any, source: DetectionSource) -> None:
 
 def _begin(model: nn.Module, weights: str, source: DetectionSource) -> str:
     """Loads the weights that a run starts from; returns a word on it."""
-    known = names_of(read_weights(weights)[1])
+    known = category_names(read_weights(weights)[1])
     others = known is not None and known != [category.name for category in source.categories]
     report = load_detector_weights(model, weights, other_classes=others)
     anew = f"; other categories: {len(report.replaced)} tensors start anew" if report.replaced else ""

@@ -1,0 +1,30 @@
+// Block and halo, or the window: a slider and a number for each, that follow one another.
+
+import { element } from "./figures.js";
+
+const $ = (id) => document.getElementById(id);
+
+export function showDials({ dials, changes }, turned) {
+  $("dials-field").hidden = !dials.length;
+  $("undo").disabled = !Object.keys(changes).length;
+  const focused = document.activeElement?.id;
+  $("dials").replaceChildren(...dials.map(({ name, label, own, least, most, step }) => {
+    const values = { min: least, max: most, step, value: changes[name] ?? own[0] };
+    const range = element("input", { type: "range", id: `${name}-range`, ...values });
+    const field = element("input", { type: "number", id: `${name}-field`, ...values });
+    range.setAttribute("aria-label", `${label}, pixels`);
+    field.setAttribute("aria-label", `${label}, pixels, as a number`);
+    const follow = (from, to) => from.addEventListener("input", () => {
+      if (!from.checkValidity() || from.value === "") return;
+      to.value = from.value;
+      $("undo").disabled = false;
+      turned(name, Number(from.value));
+    });
+    follow(range, field);
+    follow(field, range);
+    const told = element("span", { className: "small", textContent: `${label} (own: ${[...new Set(own)].join(", ")})` });
+    return element("div", { className: "dial" }, told, range, field);
+  }));
+  // The one that is being turned keeps the focus.
+  if (focused) $("dials").querySelector(`#${CSS.escape(focused)}`)?.focus();
+}
