@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 ALSO = {"README.md": "index.md"}
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 IMPORT = re.compile(r"^from (halonet[\w.]*) import (\(.*?\)|.*?)$", re.MULTILINE | re.DOTALL)
+# A name that a page of the API documents, with its options.
+DOCUMENTED = re.compile(r"^::: (\S+)\n((?: .*\n)*)", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -75,19 +78,16 @@ def each_link(markdown: str, change: Callable[[str, str], str]) -> str:
     return "".join([*parts, LINK.sub(lambda match: change(match[1], match[2]), markdown[end:])])
 
 
+@cache
 def api_pages() -> dict[str, str]:
     """Where each documented file of the package is told: `halonet/ops/local_attention/api.py` -> `api/ops.md#...`."""
     found = {}
     for page in sorted((ROOT / "docs" / "api").glob("*.md")):
-        for name in documented(page.read_text(encoding="utf-8")):
+        for name, options in DOCUMENTED.findall(page.read_text(encoding="utf-8")):
             for file, anchor in files_of(name):
-                found.setdefault(file, f"api/{page.name}#{anchor}")
+                headless = anchor == name and "show_root_heading: false" in options
+                found.setdefault(file, f"api/{page.name}" + ("" if headless else f"#{anchor}"))
     return found
-
-
-def documented(markdown: str) -> list[str]:
-    """The names that a page has `:::` lines for."""
-    return re.findall(r"^::: (\S+)", markdown, re.MULTILINE)
 
 
 def files_of(name: str) -> Iterator[tuple[str, str]]:
@@ -103,9 +103,9 @@ def files_of(name: str) -> Iterator[tuple[str, str]]:
         yield relative(path / "__init__.py"), name
         source = (path / "__init__.py").read_text(encoding="utf-8")
         for module, taken in IMPORT.findall(source):
-            names = re.findall(r"\w+", taken)
-            anchor = next((one for one in names if one == module.split(".")[-1]), names[0])
-            if module.startswith(f"{name}."):
+            names = [one for one in re.findall(r"\w+", taken) if not one.isupper()]
+            anchor = module.split(".")[-1] if module.split(".")[-1] in names else "".join(names[:1])
+            if module.startswith(f"{name}.") and anchor:
                 yield from ((file, f"{name}.{anchor}") for file, _ in files_of(module))
 
 
