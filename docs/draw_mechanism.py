@@ -281,6 +281,12 @@ def draw_papers() -> Figure:
     return figure
 
 
+def between(one: str, other: str, share: float) -> str:
+    """The colour that a share from 0 to 1 of the other makes of one."""
+    pairs = ((int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
 def draw_factorized() -> Figure:
     """Three basis masks, what two pixels take of each, and the attention that comes of it, as the op gives it."""
     size, centres, pixels = 12, [(2.5, 3.0), (6.0, 8.5), (9.5, 2.5)], [(3, 4), (8, 6)]
@@ -301,8 +307,7 @@ def draw_factorized() -> Figure:
     for axes, (title, caption, weights) in zip(grid, panels, strict=True):
         panel(axes, title, caption, margin=0, size=size)
         for place, weight in enumerate((weights / weights.max()).tolist()):
-            cell(axes, place // size, place % size, PIXEL)
-            cell(axes, place // size, place % size, SEEN, alpha=weight)
+            cell(axes, place // size, place % size, between(PIXEL, SEEN, weight))
     for axes, (row, column) in zip(grid[3:], pixels, strict=True):
         dot(axes, row, column, radius=0.4)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.08, wspace=0.1)
