@@ -1,5 +1,5 @@
 # make quickstart   train and test a small HaloNet on real handwritten digits
-# make test         lint, types and tests
+# make test         lint, types, the documentation's site and tests
 # Both set up .venv first when it is missing or out of date. `make help` lists the rest.
 
 PYTHON ?=
@@ -11,16 +11,17 @@ WORKERS ?= auto
 
 export PYTHON
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint setup setup-dev browser docs clean distclean
+.PHONY: help quickstart test lint setup setup-dev browser docs site clean distclean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make quickstart   set up, train the default model on the digits, test it, say where the result lies'
-	@echo 'make test         set up, then ruff, mypy and pytest'
+	@echo 'make test         set up, then ruff, mypy, the site and pytest'
 	@echo 'make lint         ruff and mypy only'
 	@echo 'make setup        only make .venv with what training needs (setup-dev: and what the tests need)'
 	@echo 'make browser      find or install a Chromium, for the tests that look at pages'
-	@echo 'make docs         draw the pictures of docs/ again'
+	@echo 'make site         build the documentation into build/site, failing on links that lead nowhere'
+	@echo 'make docs         draw the pictures of docs/, and the table of backends, again'
 	@echo 'make clean        remove caches; make distclean: .venv too'
 	@echo 'PYTHON=python3.12 selects the interpreter (3.10 to 3.13)'
 
@@ -44,7 +45,11 @@ lint: $(VENV)/.dev-is-set-up
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+site: $(VENV)/.dev-is-set-up
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo 'build/site/index.html'
+
+test: lint site
 	OMP_NUM_THREADS=1 TORCHINDUCTOR_COMPILE_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(WORKERS) --maxprocesses 8 -q
 
 browser: $(VENV)/.dev-is-set-up
@@ -53,6 +58,7 @@ browser: $(VENV)/.dev-is-set-up
 docs: $(VENV)/.train-is-set-up
 	$(BIN)/python docs/draw_mechanism.py
 	$(BIN)/python docs/draw_scenes.py
+	$(BIN)/python docs/backend_table.py
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist halonet.egg-info

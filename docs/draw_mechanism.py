@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from halonet.ops import local_attention
+from halonet.ops import factorized_attention, local_attention
 
 PAPER = "#ffffff"
 INK = "#22303c"
@@ -248,7 +248,79 @@ def draw_position() -> Figure:
     return figure
 
 
-PICTURES = {"blocks": draw_blocks, "options": draw_options, "position": draw_position}
+def draw_papers() -> Figure:
+    """Whose neighbourhood is whose: the keys of one query in HaloNet, BoTNet and Vision Longformer, as the op says."""
+    size, query = 12, (5, 6)
+    cases: list[tuple[str, str, int, dict[str, Any]]] = [
+        ("HaloNet", "block_size = 4, halo_size = 2:\nthe own block and a halo around it.", 4, {"halo_size": 2}),
+        (
+            "BoTNet",
+            "One block as large as the map, no halo:\nevery query sees every key.",
+            size,
+            {"halo_size": 0},
+        ),
+        (
+            "Vision Longformer",
+            "Chunks of 2, halo_size = 2: the own chunk and\neight around it, global tokens as extra keys.",
+            2,
+            {"halo_size": 2, "border": "mask"},
+        ),
+    ]
+    figure, grid = plt.subplots(1, 3, figsize=(13.2, 5.5), facecolor=PAPER)
+    for axes, (title, caption, block, options) in zip(grid, cases, strict=True):
+        panel(axes, title, caption, margin=2, size=size)
+        own = (query[0] // block * block, query[1] // block * block, block)
+        map_cells(axes, size, seen_by(size=size, query=query, block_size=block, **options), own)
+        block_lines(axes, size, block)
+        dot(axes, *query, radius=0.28)
+        if "border" in options:
+            for column in range(2):
+                cell(axes, -1.5, column, SEEN)
+            axes.text(2.3, -0.95, "global tokens", va="center", fontsize=10, color=INK)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.14, wspace=0.0)
+    return figure
+
+
+def between(one: str, other: str, share: float) -> str:
+    """The colour that a share from 0 to 1 of the other makes of one."""
+    pairs = ((int(one[at : at + 2], 16), int(other[at : at + 2], 16)) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
+
+
+def draw_factorized() -> Figure:
+    """Three basis masks, what two pixels take of each, and the attention that comes of it, as the op gives it."""
+    size, centres, pixels = 12, [(2.5, 3.0), (6.0, 8.5), (9.5, 2.5)], [(3, 4), (8, 6)]
+    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
+    bumps = [-((rows - row) ** 2 + (columns - column) ** 2) / 7 for row, column in centres]
+    basis = torch.stack(bumps, dim=-1).double().reshape(1, size * size, 1, 3)
+    # Of each mask a pixel takes the more, the nearer it lies.
+    coefficients = 0.35 * basis
+    everything = torch.eye(size * size, dtype=torch.float64)[None, :, None]
+    attention = factorized_attention(coefficients, basis, everything, kind="gaussian")[0, :, 0]
+    shares = coefficients[0, :, 0].softmax(-1)
+    figure, grid = plt.subplots(1, 5, figsize=(13.2, 3.6), facecolor=PAPER)
+    masks = enumerate(basis[0, :, 0].softmax(0).t(), 1)
+    panels = [(f"basis mask {number}", "shared by all pixels", mask) for number, mask in masks]
+    for number, (row, column) in enumerate(pixels):
+        told = " + ".join(f"{share:.2f} x {mask + 1}" for mask, share in enumerate(shares[row * size + column]))
+        panels.append((f"pixel {number + 1} attends", told, attention[row * size + column]))
+    for axes, (title, caption, weights) in zip(grid, panels, strict=True):
+        panel(axes, title, caption, margin=0, size=size)
+        for place, weight in enumerate((weights / weights.max()).tolist()):
+            cell(axes, place // size, place % size, between(PIXEL, SEEN, weight))
+    for axes, (row, column) in zip(grid[3:], pixels, strict=True):
+        dot(axes, row, column, radius=0.4)
+    figure.subplots_adjust(left=0.01, right=0.99, top=0.9, bottom=0.08, wspace=0.1)
+    return figure
+
+
+PICTURES = {
+    "blocks": draw_blocks,
+    "options": draw_options,
+    "papers": draw_papers,
+    "factorized": draw_factorized,
+    "position": draw_position,
+}
 
 
 def main(folder: Path) -> None:

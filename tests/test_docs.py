@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 
 import halonet
-from halonet.cli import COMMANDS, setting_names
+from halonet.cli import COMMANDS, main, recipe_names, setting_names
+from halonet.detection import list_detectors
+from halonet.models import list_pyramids
+from halonet.studies import STUDIES
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAPERS = json.loads((DOCS / "papers" / "contents.json").read_text(encoding="utf-8"))
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -62,20 +73,11 @@ def anchors(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_commands_exist(page: Path) -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    plain = {"config", "print_config", "help", "version", "weights", "ckpt_path", "top", "json", "img-size", "out"}
-    plain |= {"basis", "masks", "layer", "query", "model", "png", "sides", "batch", "rounds", "side", "channels"}
-    plain |= {"part", "backend", "csv", "device", "batch", "score-threshold", "size"}
-    plain |= {"list", "rows", "seeds", "jobs", "small"}
-    plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
-    plain |= {"images", "size", "no-open"}
-    plain |= {"format", "softmax", "opset", "push", "license"}
-    plain |= {"port"}
-    plain |= {"rollout", "head"}
-    plain |= {"names", "sort", "reverse", "figure", "x", "speed"}
-    plain |= {"apart", "processor-time", "modes", "models", "threads"}
-    plain |= {"no-compute", "max-images"}
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "halonet" / "cli").glob("*.py"))
+    plain = {"config", "print_config", "help", "version"}  # of the parser's own, and of every command
+    plain |= set(re.findall(r'"--([\w-]+)"', sources)) | set(re.findall(r'^ +"([\w-]+)": ', sources, re.MULTILINE))
     wrong = []
-    for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
+    for line in command_lines(page):
         command = line.split("#")[0].split()
         if command[:1] == ["make"]:
             wrong += [word for word in command[1:] if "=" not in word and word not in targets]
@@ -85,6 +87,115 @@ def test_commands_exist(page: Path) -> None:
             known = {*setting_names(), *plain}
             wrong += [name for name in options if name not in known and not name.startswith("model.overrides.")]
     assert wrong == []
+
+
+def command_lines(page: Path) -> list[str]:
+    """Lines of a page's blocks of commands, and commands in the running text."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    return lines + re.findall(r"`((?:halonet|make) [^`\n]+)`", FENCE.sub("", page.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_papers_are_told_whole(paper: str) -> None:
+    """A page names every table and figure of its paper, each once, in order, with what came of it."""
+    told = (DOCS / "papers" / f"{paper}.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:Table|Figure) \w+) \|(.*)\|$", told, re.MULTILINE)
+    contents = PAPERS[paper]
+    expected = [*(f"Table {name}" for name in contents["tables"]), *(f"Figure {name}" for name in contents["figures"])]
+    assert [name for name, _ in rows] == expected
+    words = ("**counted**", "**measured**", "**drawn**", "**in small**", "**not measured**", "**not here**")
+    silent = [name for name, row in rows if not any(word in row for word in words)]
+    assert silent == []
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_papers_name_what_there_is(paper: str) -> None:
+    """Studies, recipes and models in the commands of a paper's page exist."""
+    models = {*halonet.list_models(), *list_detectors(), *list_pyramids(), *halonet.list_models(task="stereo")}
+    wrong = []
+    for line in command_lines(DOCS / "papers" / f"{paper}.md"):
+        words = shlex.split(line, comments=True)
+        named = dict(pairwise(words))
+        if words[:1] != ["halonet"]:
+            continue
+        if words[1] == "study" and words[2] not in STUDIES:
+            wrong.append(words[2])
+        if words[1] == "summary" and words[2] not in models:
+            wrong.append(words[2])
+        wrong += [
+            named[option] for option in ("--model.name", "--model") if named.get(option, "vil_nano_32") not in models
+        ]
+        if named.get("--config", "smoke") not in recipe_names():
+            wrong.append(named["--config"])
+    assert wrong == []
+
+
+def test_answers_of_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks of commands with their answers: each is run, and says so."""
+    for kind in ("cat", "dog"):
+        (tmp_path / "photos" / kind).mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB", (32, 32), (40 * number, 90, 30)).save(tmp_path / "photos" / kind / f"{number}.png")
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(blocks(DOCS / "troubleshooting.md", "console")).split("\n")
+    told = [line for line in lines if line]
+    for command, answer in zip(told[::2], told[1::2], strict=True):
+        assert command.startswith("$ halonet ")
+        assert main(shlex.split(command)[2:]) == 2
+        assert capsys.readouterr().err.strip() == answer
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_backends_take_what_is_told() -> None:
+    """The tables of docs/backends.md are what the backends say today."""
+    page = (DOCS / "backends.md").read_text(encoding="utf-8")
+    assert script("backend_table").filled(page) == page
+    assert len(re.findall(r"\| no \(\d+\)", page)) > 20
+
+
+def test_every_page_is_in_the_site() -> None:
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    listed = re.findall(r"^ +- (?:.*: )?([\w/]+\.md)$", nav, re.MULTILINE)
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
+    assert len(listed) == len(set(listed))
+    assert set(listed) == pages | set(script("site_hooks").PAGES.values())
+
+
+def test_every_picture_is_shown() -> None:
+    shown = {Path(name).name for page in PAGES for name in re.findall(r"!\[[^\]]*\]\((\S+)\)", page.read_text("utf-8"))}
+    assert {path.name for path in (DOCS / "images").iterdir()} - shown == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "link", "expected"),
+    [
+        ("mechanism.md", "[a](vil.md#speed)", "[a](vil.md#speed)"),
+        ("papers/vil.md", "[a](../../README.md#in-ten-lines)", "[a](../index.md#in-ten-lines)"),
+        ("vil.md", "[changes](../CHANGELOG.md)", "[changes](changelog.md)"),
+        ("vil.md", "[op](../halonet/ops/local_attention/api.py)", "[op](api/ops.md)"),
+        (
+            "papers/vil.md",
+            "[`H`](../../halonet/layers/halo_attention.py)",
+            "[`H`](../api/layers.md#halonet.layers.HaloAttention)",
+        ),
+        ("vil.md", "[JSON](../benchmarks/results/x.json)", "JSON (`benchmarks/results/x.json`)"),
+        ("vil.md", "```\n[a](../setup.py)\n```", "```\n[a](../setup.py)\n```"),
+        ("vil.md", "![a](../docs/images/blocks.png)", "![a](../docs/images/blocks.png)"),
+    ],
+)  # fmt: skip
+def test_links_of_the_site(page: str, link: str, expected: str) -> None:
+    """Links that leave docs/ end at the site's own pages, or are text."""
+    assert script("site_hooks").for_site(link, page) == expected
 
 
 def sizes_in_tables() -> list[tuple[str, str]]:
@@ -116,5 +227,5 @@ def test_pictures_are_drawn_by_the_script(tmp_path: Path) -> None:
     )
     assert result.returncode == 0, result.stderr
     drawn = {path.name for path in tmp_path.iterdir()}
-    assert drawn >= {"blocks.png", "options.png", "position.png"}
+    assert drawn >= {"blocks.png", "options.png", "papers.png", "factorized.png", "position.png"}
     assert drawn <= {path.name for path in (ROOT / "docs" / "images").iterdir()}
