@@ -72,9 +72,13 @@ def draw(page: Any, files: list[str], out: Path) -> None:
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESKTOP)
 
-    choose(page, lambda: page.click("#samples button:text('drawn scene')"))
+    for _ in range(3):
+        choose(page, lambda: page.click("#samples button:text('drawn scene')"))
     pick(page, detector)
     page.check("input[value=answer]")
+    page.focus("#threshold")
+    for _ in range(4):  # to 30 %
+        page.keyboard.press("ArrowLeft")
     page.wait_for_timeout(1000)
     page.screenshot(path=out / "explore_detections.png")
 

@@ -41,10 +41,12 @@ async function following(work) {
     $("doing").textContent = text;
     if (!$("veil").hidden) $("veil").textContent = text;
   };
-  const timer = setInterval(() => get("api/doing").then(({ doing }) => doing && said(doing)).catch(() => {}), 200);
+  let over = false; // a late answer must not be told any more
+  const timer = setInterval(() => get("api/doing").then(({ doing }) => doing && !over && said(doing)).catch(() => {}), 200);
   try {
     return await work();
   } finally {
+    over = true;
     clearInterval(timer);
     said("");
   }
