@@ -70,7 +70,7 @@ def test_nothing_outside_what_the_frame_says(query, rows, columns) -> None:
     assert frames.seen == ((rows[0], columns[0]), (rows[1], columns[1]))
 
 
-@pytest.mark.parametrize("name", ["vil-window", "vil-dilated", "vil-chunk", "vil-own-chunk", "halo-window-pool"])
+@pytest.mark.parametrize("name", ["vil-window", "vil-chunk", "vil-own-chunk", "halo-window-pool"])
 def test_frames_hold_what_is_seen_and_no_more(name: str) -> None:
     """Their corners are pixels that are seen, in the middle of the map."""
     layer, inputs = make(name)

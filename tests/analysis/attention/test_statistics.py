@@ -10,7 +10,7 @@ from torch import nn
 
 from halonet.analysis.attention import record_attention
 from halonet.analysis.attention.record import LayerRecord, Rows
-from halonet.analysis.attention.statistics import even_grid, per_query, statistics
+from halonet.analysis.attention.statistics import even_grid, layer_statistics, per_query
 from halonet.layers import BottleneckAttention, HaloAttention, LongformerAttention, SpatialReductionAttention
 from tests.analysis.attention.making import Reading
 
@@ -29,7 +29,7 @@ def even(layer: nn.Module, inputs: tuple[object, ...], image_size: tuple[int, in
 def test_even_weights_of_one_block() -> None:
     """Query (0, 0) of a map of 1 x 3 in an image of 2 x 12: distances 0, 1, 2 of its pixels, 0, 4, 8 of the image's."""
     layer = even(BottleneckAttention(4, feat_size=(1, 3), num_heads=2), (torch.randn(1, 4, 1, 3),), (2, 12))
-    found = statistics(layer, [(0, 0)])
+    found = layer_statistics(layer, [(0, 0)])
     torch.testing.assert_close(found.distance_map, torch.ones(2, dtype=torch.float64))
     torch.testing.assert_close(found.distance, torch.full((2,), 4.0, dtype=torch.float64))
     torch.testing.assert_close(found.entropy, torch.full((2,), math.log(3), dtype=torch.float64))
@@ -38,14 +38,14 @@ def test_even_weights_of_one_block() -> None:
     assert found.beside_block.isnan().all()
     assert found.padding.tolist() == found.tokens.tolist() == [0, 0]
     # and the mean with the query in the middle, whose distances are 1, 0, 1
-    both = statistics(layer, [(0, 0), (1, 6)])
+    both = layer_statistics(layer, [(0, 0), (1, 6)])
     assert both.distance_map.tolist() == pytest.approx([(1 + 2 / 3) / 2] * 2)
 
 
 def test_shares_of_a_halo_layer() -> None:
     """Query (0, 0) of blocks of 2 with a halo of 1: 16 pixels, 4 in its block, 5 on the map beside it, 7 outside."""
     layer = HaloAttention(4, num_heads=1, block_size=2, halo_size=1)
-    found = statistics(even(layer, (torch.randn(1, 4, 4, 4),), (4, 4)), [(0, 0)])
+    found = layer_statistics(even(layer, (torch.randn(1, 4, 4, 4),), (4, 4)), [(0, 0)])
     assert [float(part) for part in (found.own_block, found.beside_block, found.padding, found.tokens)] == (
         pytest.approx([4 / 16, 5 / 16, 7 / 16, 0])
     )
@@ -59,7 +59,7 @@ def test_shares_of_a_halo_layer() -> None:
 def test_shares_on_tokens() -> None:
     """A window of 3 in the corner sees 4 pixels, one of them its own chunk's, and 3 global tokens."""
     layer = LongformerAttention(4, num_heads=2, num_global=3, window=3)
-    found = statistics(even(layer, (torch.randn(1, 3 + 16, 4), (4, 4)), (8, 8)), [(0, 0)])
+    found = layer_statistics(even(layer, (torch.randn(1, 3 + 16, 4), (4, 4)), (8, 8)), [(0, 0)])
     for part, expected in ((found.tokens, 3 / 7), (found.own_block, 1 / 7), (found.beside_block, 3 / 7)):
         assert part.tolist() == pytest.approx([expected] * 2)
     assert found.entropy.tolist() == pytest.approx([math.log(7)] * 2)
@@ -70,7 +70,7 @@ def test_distance_to_a_smaller_map() -> None:
     """4 x 4 tokens reduced by 2 in an image of 8 x 8: a pixel of the small map is 4 wide, its first centre at 2; the
     first token's is at 1, which is -0.25 of the small map's pixels."""
     layer = SpatialReductionAttention(4, num_heads=1, num_global=0, reduction=2)
-    found = statistics(even(layer, (torch.randn(1, 16, 4), (4, 4)), (8, 8)), [(0, 0)])
+    found = layer_statistics(even(layer, (torch.randn(1, 16, 4), (4, 4)), (8, 8)), [(0, 0)])
     expected = [math.hypot(row, column) for row in (1, 5) for column in (1, 5)]
     assert float(found.distance) == pytest.approx(sum(expected) / 4)
     assert float(found.distance_map) == pytest.approx(sum(expected) / 16)
@@ -97,9 +97,9 @@ def test_magnitudes_of_weights_with_signs_and_queries_without_any() -> None:
 def test_parts_of_many_queries_are_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = HaloAttention(8, num_heads=2, block_size=4, halo_size=1).eval()
     (record,) = record_attention(layer, torch.randn(1, 8, 9, 9)).layers.values()
-    whole = statistics(record)
+    whole = layer_statistics(record)
     monkeypatch.setattr("halonet.analysis.attention.statistics._NUMBERS", 5 * 2 * 81)
-    torch.testing.assert_close(statistics(record).entropy, whole.entropy)
+    torch.testing.assert_close(layer_statistics(record).entropy, whole.entropy)
 
 
 def test_grids() -> None:
