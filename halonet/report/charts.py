@@ -81,7 +81,7 @@ def plot_throughput(history: Rows, path: Path, *, of: str) -> None:
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.set_ylim(0, 100 if factor > 1 else None)
+        axis.set_ylim(0, 100 if factor > 1 else 1.1 * float(np.nanmax(values)))
     save_figure(figure, path)
 
 

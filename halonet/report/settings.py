@@ -32,20 +32,22 @@ def changed(config: RunConfig) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def agreeing_recipe(config: RunConfig) -> Recipe | None:
-    """Of the recipes whose every setting holds here the one with most; None if there is none.
+def nearest_recipe(config: RunConfig) -> tuple[Recipe, list[str]] | None:
+    """The recipe that a run was most likely started with, and those of its settings that do not hold here.
 
-    A run does not record the recipe it was started with, so this is a conclusion.
+    A run does not record it, so this is a conclusion: of all recipes the one whose settings that hold and are no
+    defaults outnumber those that do not hold by most; None if there is none.
     """
-    here = flatten(config.to_dict())
-    best: Recipe | None = None
+    here, defaults = flatten(config.to_dict()), flatten(RunConfig().to_dict())
+    best: tuple[int, Recipe, list[str]] | None = None
     for name in recipe_names():
         recipe = _read(name)
-        if all(_holds(value, here.get(key)) for key, value in recipe.settings.items()) and (
-            best is None or len(recipe.settings) > len(best.settings)
-        ):
-            best = recipe
-    return best
+        departs = [key for key, value in recipe.settings.items() if not _holds(value, here.get(key))]
+        telling = [key for key, value in recipe.settings.items() if key not in departs and value != defaults.get(key)]
+        lead = len(telling) - len(departs)
+        if lead > 0 and (best is None or lead > best[0]):
+            best = lead, recipe, departs
+    return best and best[1:]
 
 
 @cache
@@ -64,13 +66,14 @@ def _holds(told: Any, here: Any) -> bool:
 
 def settings_section(config: RunConfig) -> Section:
     """What differs from the defaults, then everything, folded."""
-    different, recipe = changed(config), agreeing_recipe(config)
+    different, found = changed(config), nearest_recipe(config)
+    recipe, departs = found or (None, [])
     rows = [
         (
             element("code", name),
             show_setting(here),
             show_setting(default),
-            "as in the recipe" if recipe is not None and name in recipe.settings else "",
+            _of_recipe(name, recipe, departs),
         )
         for name, (default, here) in different.items()
         if name != "out"
@@ -79,21 +82,34 @@ def settings_section(config: RunConfig) -> Section:
     headings = ("setting", "here", "default", "") if recipe is not None else ("setting", "here", "default")
     shown = table(headings, [row[: len(headings)] for row in rows]) if rows else paragraph("All are the defaults.")
     content = joined(
-        [_origin(recipe), shown, fold(f"All {len(everything)} settings", table(("setting", "here"), everything))]
+        [
+            _origin(recipe, departs),
+            shown,
+            fold(f"All {len(everything)} settings", table(("setting", "here"), everything)),
+        ]
     )
     return Section("settings", "Settings", content)
 
 
-def _origin(recipe: Recipe | None) -> Markup:
+def _of_recipe(name: str, recipe: Recipe | None, departs: Sequence[str]) -> str:
+    if recipe is None or name not in recipe.settings:
+        return ""
+    return f"recipe: {show_setting(recipe.settings[name])}" if name in departs else "as in the recipe"
+
+
+def _origin(recipe: Recipe | None, departs: Sequence[str]) -> Markup:
     if recipe is None:
-        return paragraph("No recipe of the package agrees with them in all its settings.", class_="soft")
-    told = "No recipe is recorded. Of those of the package whose every setting holds here, the one with most is "
-    words = fold(
-        "What the recipe says of itself", element("p", joined(recipe.words.splitlines(), "<br>"), class_="soft")
-    )
-    return joined(
-        [paragraph(told, element("code", recipe.name), f" ({len(recipe.settings)} settings).", class_="soft"), words]
-    )
+        return paragraph("No recipe is recorded, and none of the package comes near these settings.", class_="soft")
+    total = len(recipe.settings)
+    hold = f"all its {total} settings hold" if not departs else f"{total - len(departs)} of its {total} settings hold"
+    told = [
+        "No recipe is recorded. The nearest of the package is ",
+        element("code", recipe.name),
+        f": {hold}",
+        f"; not {', '.join(departs)}." if departs else ".",
+    ]
+    words = element("p", joined(recipe.words.splitlines(), "<br>"), class_="soft")
+    return joined([paragraph(*told, class_="soft"), fold("What the recipe says of itself", words)])
 
 
 def settings_apart(configs: Sequence[RunConfig]) -> list[tuple[str, list[Any]]]:

@@ -15,11 +15,12 @@ from PIL import Image
 from halonet.report import Options, write_report
 from halonet.report.charts import stretches
 from halonet.report.markup import Markup, Number, element, joined, table
-from halonet.report.settings import agreeing_recipe, changed
+from halonet.report.settings import changed, nearest_recipe, settings_section
 from halonet.studies import Study
 from halonet.studies.results import collect
 from halonet.studies.writing import write_results
 from halonet.training.config import RunConfig
+from halonet.training.settings import RECIPES
 from tests.browser import chromium
 from tests.report.conftest import Page, leave_run, metrics_of
 from tests.studies.conftest import jobs_of, leave_metrics, pair
@@ -140,16 +141,19 @@ def test_only_what_differs_is_told_first() -> None:
     assert changed(RunConfig()) == {}
 
 
-def test_the_recipe_with_most_settings_that_hold() -> None:
-    drawn = yaml.safe_load(Path(__file__).parents[2].joinpath("halonet/recipes/stereo_drawn.yaml").read_text())
-    recipe = agreeing_recipe(RunConfig.from_dict(drawn))
-    assert recipe is not None
-    assert recipe.name == "stereo_drawn"
-    assert "Published" in recipe.words
+def test_the_nearest_recipe() -> None:
+    drawn = yaml.safe_load((RECIPES / "stereo_drawn.yaml").read_text(encoding="utf-8"))
+    found = nearest_recipe(RunConfig.from_dict(drawn))
+    assert found is not None
+    assert (found[0].name, found[1]) == ("stereo_drawn", [])
+    assert "Published" in found[0].words
     drawn["optim"]["lr"] = 0.123
-    other = agreeing_recipe(RunConfig.from_dict(drawn))
-    assert other is None or other.name != "stereo_drawn"
-    assert agreeing_recipe(RunConfig()) is None
+    other = nearest_recipe(RunConfig.from_dict(drawn))
+    assert other is not None
+    assert (other[0].name, other[1]) == ("stereo_drawn", ["optim.lr"])
+    assert nearest_recipe(RunConfig()) is None
+    section = settings_section(RunConfig.from_dict(drawn)).content
+    assert "<td>0.123</td><td>0.2</td><td>recipe: 0.003</td>" in section.replace("\n", "")
 
 
 def test_what_is_no_markup_is_escaped() -> None:

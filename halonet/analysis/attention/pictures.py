@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halonet.analysis.attention.record import AttentionRecord, LayerRecord
 from halonet.analysis.attention.statistics import Statistics
-from halonet.analysis.overlay import draw_heat
+from halonet.analysis.overlay import draw_heat, draw_picture
 from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, save_figure, start_figure
 from halonet.files import replacing
 
@@ -182,7 +182,7 @@ def _start(picture: Any, rows: int, columns: int) -> tuple[Any, Any]:
 
 
 def _draw_query(axis: Any, picture: Any, pixel: tuple[int, int]) -> None:
-    axis.imshow(picture, interpolation="nearest")
+    draw_picture(axis, picture)
     _mark(axis, pixel)
     axis.set_ylabel(f"row {pixel[0]}, column {pixel[1]}", fontsize=8)
 
