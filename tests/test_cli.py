@@ -10,7 +10,8 @@ import torch
 import yaml
 
 import halonet
-from halonet.cli import COMMANDS, main, recipe_names, setting_names
+from halonet.cli import COMMANDS, fit_settings, main, recipe_names, setting_names
+from halonet.cli.words import exit_status
 from halonet.detection import list_detectors
 from halonet.training.config import RunConfig
 
@@ -43,7 +44,7 @@ def test_the_options_are_these() -> None:
         optim.name optim.lr optim.momentum optim.nesterov optim.weight_decay
         optim.warmup_epochs optim.warmup_steps optim.warmup_start optim.final_lr_ratio
         optim.drop_epochs optim.drop_steps optim.drop_ratio
-        optim.label_smoothing optim.global_batch optim.ema_decay
+        optim.layer_decay optim.label_smoothing optim.global_batch optim.ema_decay
         trainer.max_epochs trainer.max_steps trainer.accelerator trainer.devices trainer.num_nodes trainer.strategy
         trainer.sync_batchnorm trainer.compile trainer.threads
         trainer.precision trainer.accumulate_grad_batches trainer.gradient_clip_val trainer.limit_train_batches
@@ -315,3 +316,36 @@ def test_recipes(name: str, capsys: Capture) -> None:
 
 def test_there_are_recipes() -> None:
     assert {"halonet_imagenet", "halonet50_imagenet", "smoke"} <= set(recipe_names())
+
+
+def test_settings_of_fit_from_python() -> None:
+    """The task's recipe and all defaults but what is given; mistakes as on the command line."""
+    config = fit_settings(["--task", "detection", "--optim.lr", "0.5", "--detection.annotations.train", "here.json"])
+    assert (config.model.name, config.optim.name, config.optim.lr) == ("maskrcnn_halo_nano_128", "adamw", 0.5)
+    assert config.detection.annotations == {"train": "here.json"}
+    assert fit_settings([]) == RunConfig()
+    with pytest.raises(ValueError, match=r"no setting 'lr', did you mean optim\.lr"):
+        fit_settings(["--lr", "1"])
+
+
+class Stopped(Exception):
+    """As a training that a signal ended."""
+
+    status = 143
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ValueError("size: expected 1,\ngot 2"), 2, "lesson.py: error: size: expected 1, got 2\n"),
+        (KeyboardInterrupt(), 130, "\nlesson.py: interrupted\n"),
+        (Stopped("stopped; go on with this"), 143, "\nstopped; go on with this\n"),
+    ],
+)
+def test_exit_status_of_any_program(error: BaseException, status: int, line: str, capsys: Capture) -> None:
+    def run() -> int:
+        raise error
+
+    assert exit_status(run, prog="lesson.py") == status
+    assert capsys.readouterr().err == line
+    assert exit_status(lambda: 7, prog="lesson.py") == 7

@@ -62,7 +62,7 @@ def check(folder: Path) -> int:
     problems = check_folder(folder)
     for problem in problems[:10]:
         print(problem)
-    print(f"{len(problems)} problems" + (", the first ten above" if len(problems) > 10 else ""))
+    print(f"problems: {len(problems)}" + (", the first ten above" if len(problems) > 10 else ""))
     return len(problems)
 
 
@@ -136,7 +136,7 @@ def main() -> int:
     parser.add_argument("--backbone-weights", type=Path, metavar="FILE", help="of a classifier to begin with")
     parser.add_argument("--steps", type=positive, default=60, help="of training (default 60)")
     parser.add_argument("--batch", type=positive, default=4, help="images of a step (default 4)")
-    parser.add_argument("--score", type=float, default=0.1, help="least score that is drawn (default 0.1)")
+    parser.add_argument("--score", type=float, default=0.05, help="least score that is drawn (default 0.05)")
     parser.add_argument("--out", type=Path, default=Path("detected"), metavar="FOLDER", help="default: detected")
     values, further = parser.parse_known_args()
     data = values.data or draw(values.out / "scenes", values.images)

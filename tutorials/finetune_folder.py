@@ -96,29 +96,29 @@ def look(weights: Path, *, classes: int, block_size: int | None) -> str:
     print(f"\n{name} for {classes} classes from {weights}:")
     print(f"  {len(report.loaded)} tensors loaded, {len(report.resized)} position tables resized", end="")
     print(f" (such as {report.resized[0]})" if report.resized else "")
-    print(f"  new: {', '.join(report.replaced) or 'nothing'}")
+    print(f"  new: {', '.join(sorted(report.replaced)) or 'nothing'}")
     return name
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Step 4. Fine-tune, three ways.
 #
-# from nothing        what the images alone teach: without it nobody knows whether the weights were of use
-# the classifier      optim.layer_decay 0: all other layers stay as they are
-# all layers          optim.layer_decay 0.7: each layer learns at 0.7 times the rate of the one after it
+# from-nothing     what the images alone teach: without it nobody knows whether the weights were of use
+# classifier       optim.layer_decay 0: all other layers stay as they are
+# all-layers       optim.layer_decay 0.7: each layer learns at 0.7 times the rate of the one after it
 #
 # model.zero_head starts the new classifier from zeros, as HaloNet's section 4.5 does: every class is as likely as any
 # other at first, and no random classifier shakes the layers before it.
 
 
+WAYS = ("from-nothing", "classifier", "all-layers")
+
+
 def ways(weights: Path) -> dict[str, list[str]]:
     """Name of each way, and its options."""
     from_weights = ["--model.weights", str(weights), "--model.zero_head", "true"]
-    return {
-        "from nothing": [],
-        "the classifier alone": [*from_weights, "--optim.layer_decay", "0"],
-        "all layers": [*from_weights, "--optim.layer_decay", "0.7"],
-    }
+    decays = ([*from_weights, "--optim.layer_decay", decay] for decay in ("0", "0.7"))
+    return dict(zip(WAYS, [[], *decays], strict=True))
 
 
 def tell(folders: dict[str, Path]) -> None:
@@ -160,6 +160,7 @@ def main() -> int:
     parser.add_argument(
         "--block-size", type=int, default=None, help="of the attention (default: 6; with --weights as there)"
     )
+    parser.add_argument("--way", action="append", choices=WAYS, help="may be given more than once (default: all)")
     parser.add_argument("--lr", type=float, default=0.05, help="peak learning rate (default 0.05)")
     parser.add_argument("--batch", type=int, default=8, help="images of a step (default 8)")
     parser.add_argument("--epochs", type=int, default=12, help="of fine-tuning (default 12)")
@@ -183,12 +184,11 @@ def main() -> int:
     words += further
     classes = open_source(fit_settings(words).data).num_classes
     words += ["--model.name", look(weights, classes=classes, block_size=values.block_size)]
-    folders = {
-        name: train([*words, "--name", name.replace(" ", "-"), *options]) for name, options in ways(weights).items()
-    }
+    chosen = {name: options for name, options in ways(weights).items() if name in (values.way or WAYS)}
+    folders = {name: train([*words, "--name", name, *options]) for name, options in chosen.items()}
     tell(folders)
     asked = pictures_of([data])
-    use(folders["all layers"], words, asked[:: max(1, len(asked) // 3)][:3])
+    use(list(folders.values())[-1], words, asked[:: max(1, len(asked) // 3)][:3])
     return 0
 
 

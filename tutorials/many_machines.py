@@ -24,8 +24,10 @@ from pathlib import Path
 import yaml
 from safetensors.torch import load_file
 
+from halonet.cli import fit_settings
 from halonet.cli.commands import positive
 from halonet.cli.words import Parser, exit_status
+from halonet.training import run
 from halonet.training.batches import plan_batches
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -95,19 +97,18 @@ srun python -m halonet fit --out "$out" "${{options[@]}}\""""
 # images, which is usual where a device has 32 or more, but then several devices train something a little different.
 
 
+# How lines of `halonet fit` begin that are shown here; all of them are in the log.
+SAID = ("a step:", "32-true", "going on", "epoch", "test accuracy")
+
+
 def start(processes: int, words: Sequence[str], *, log: Path) -> "subprocess.Popen[str]":
     """`halonet fit` in so many processes; what they say goes to `log`."""
-    fit, launcher = ["-m", "halonet", "fit", *words], ["--standalone", "--nproc_per_node", str(processes)]
-    if processes == 1:
-        command, shown = fit, ["halonet", *fit[2:]]
-    else:
-        command, shown = ["-m", "torch.distributed.run", *launcher, *fit], ["torchrun", *launcher, *fit]
-    print(f"\n$ {shlex.join(shown)}", flush=True)
+    options = ["--standalone", "--nproc_per_node", str(processes), "-m", "halonet", "fit", *words]
+    print(f"\n$ torchrun {shlex.join(options)}", flush=True)
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     with log.open("w") as file:
-        return subprocess.Popen(
-            [sys.executable, *command], stdout=file, stderr=subprocess.STDOUT, text=True, env=environment
-        )
+        command = [sys.executable, "-m", "torch.distributed.run", *options]
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
 def finish(process: "subprocess.Popen[str]", *, log: Path, out: Path) -> Path:
@@ -115,8 +116,7 @@ def finish(process: "subprocess.Popen[str]", *, log: Path, out: Path) -> Path:
     if process.wait():
         print(log.read_text(), file=sys.stderr)
         raise ValueError(f"training ended with status {process.returncode}, see above")
-    kept = ("a step:", "32-true", "going on", "epoch", "test accuracy")
-    print("\n".join(line for line in log.read_text().splitlines() if line.startswith(kept)))
+    print("\n".join(line for line in log.read_text().splitlines() if line.startswith(SAID)))
     (folder,) = out.glob("*/*")
     return folder
 
@@ -157,6 +157,18 @@ def rank_of(process: int) -> str:
 # The images of a step are the same on any number of devices, and so are their augmentations. So the weights must agree
 # to rounding with those of one process, killed or not, and the test images, half of them judged by each process, must
 # be counted once each.
+#
+# One process has the 64 images in one pass: batch norm takes the statistics of a pass, so two passes of 32 would be
+# another training.
+
+
+def train_alone(words: Sequence[str]) -> Path:
+    """The same in this process; the run's folder."""
+    words = [*words, "--trainer.devices", "1"]
+    print(f"\n$ halonet fit {shlex.join(words)}", flush=True)
+    folder = run.fit(fit_settings(words))
+    assert folder is not None  # as in every first process
+    return folder
 
 
 def compare(many: Path, one: Path) -> float:
@@ -180,7 +192,7 @@ def main() -> int:
     parser = Parser(prog="many_machines.py", description="Several devices and machines.", allow_abbrev=False)
     parser.add_argument("--show", choices=("torchrun", "slurm"), help="print the commands, and start nothing")
     parser.add_argument("--nodes", type=positive, default=1, help="machines, with --show (default 1)")
-    parser.add_argument("--devices", type=positive, default=2, help="a machine has (default 2)")
+    parser.add_argument("--devices", type=positive, default=2, help="a machine has; processes here (default 2)")
     parser.add_argument("--steps", type=positive, default=20, help="of training (default 20)")
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="leave step 4 out")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="of weights that agree (default 1e-3)")
@@ -188,39 +200,29 @@ def main() -> int:
     parser.add_argument("fit", nargs="*", metavar="-- OPTION", help="of halonet fit")
     values = parser.parse_args()
     if values.show:
-        print(
-            {"torchrun": torchrun_lines, "slurm": slurm_script}[values.show](values.nodes, values.devices, values.fit)
-        )
+        show = {"torchrun": torchrun_lines, "slurm": slurm_script}[values.show]
+        print(show(values.nodes, values.devices, values.fit))
         return 0
+    if values.devices < 2:
+        raise ValueError(f"--devices: expected at least 2 to train on, got {values.devices}")
     if values.out.exists() and any(values.out.iterdir()):
         raise ValueError(f"--out: expected none or an empty folder, found files in {values.out}")
     show_batches(64, 32, 0.1)
     print(f"\non three machines:\n{torchrun_lines(3, 8, values.fit)}")
 
-    words = [
-        "--optim.global_batch",
-        "64",
-        "--data.batch_size",
-        "32",
-        "--optim.lr",
-        "0.1",
-        "--optim.warmup_epochs",
-        "0.25",
-    ]
-    words += ["--trainer.max_steps", str(values.steps), "--trainer.sync_batchnorm", "true"]
-    words += ["--trainer.accelerator", "cpu", "--trainer.save_every_steps", "2", *values.fit]
-    runs = {}
-    for name, processes in (("many", values.devices), ("one", 1)):
-        out, log = values.out / name, values.out / f"{name}.log"
-        out.mkdir(parents=True)
-        own = ["--out", str(out), *words] if processes > 1 else ["--out", str(out), *words, "--trainer.devices", "1"]
-        process = start(processes, own, log=log)
-        if processes > 1 and values.kill:
-            kill_one(process, out, log=log)
-            process = start(processes, ["--ckpt_path", "last", "--out", str(out)], log=log)
-        runs[name] = finish(process, log=log, out=out)
+    words = shlex.split("--optim.global_batch 64 --data.batch_size 64 --optim.lr 0.1 --optim.warmup_epochs 0.25")
+    words += shlex.split("--trainer.accelerator cpu --trainer.sync_batchnorm true --trainer.save_every_steps 2")
+    words += ["--trainer.max_steps", str(values.steps), *values.fit]
+    out, log = values.out / "many", values.out / "many.log"
+    out.mkdir(parents=True)
+    process = start(values.devices, ["--out", str(out), *words], log=log)
+    if values.kill:
+        kill_one(process, out, log=log)
+        process = start(values.devices, ["--ckpt_path", "last", "--out", str(out)], log=log)
+    many = finish(process, log=log, out=out)
+    one = train_alone(["--out", str(values.out / "one"), *words])
     print()
-    apart = compare(runs["many"], runs["one"])
+    apart = compare(many, one)
     if apart > values.tolerance:
         print(f"which is more than {values.tolerance:g}", file=sys.stderr)
         return 1

@@ -13,6 +13,7 @@ import torch
 import yaml
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 import halonet
 from halonet.training.classification.module import ClassificationTask
@@ -240,3 +241,19 @@ def test_two_processes_share_one_folder() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=True)
     assert done.stdout.strip().splitlines()[-1] == str(only_run(Path("both")))
     assert (only_run(Path("both")) / "metrics.json").is_file()
+
+
+def test_the_classifier_alone_learns_from_weights(finished: Path, tmp_path: Path) -> None:
+    """Of layer_decay 0 the classifier and what batch norms have seen are new; of 0.5 the stem moves least."""
+    weights = finished / "weights.safetensors"
+    few = ("--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_test_batches=1")
+    begin = load_file(weights)
+    moved = {}
+    for decay in ("0", "0.5"):
+        out = tmp_path / decay
+        assert run("fit", *SMALL, *few, "--model.weights", weights, "--optim.layer_decay", decay, "--out", out) == 0
+        end = load_file(only_run(out) / "weights.safetensors")
+        moved[decay] = {name: float((end[name] - begin[name]).abs().max()) for name in begin if "running" not in name}
+    learnt = {name for name, far in moved["0"].items() if far and not name.endswith("num_batches_tracked")}
+    assert learnt == {"head.fc.weight", "head.fc.bias"}
+    assert 0 < moved["0.5"]["stem.conv.conv.weight"] < moved["0.5"]["head.fc.weight"]
