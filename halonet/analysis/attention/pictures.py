@@ -109,7 +109,7 @@ def plot_statistics(
         means = [np.nanmean(getattr(one, name)) if _told(one, name) else np.nan for one in found.values()]
         axis.plot(places, means, color=GREY, linewidth=1.2, zorder=2)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.05 if name == "entropy_share" else None)
     axes[0, 0].set_title("How far heads look: a point a head")
     axes[0, 1].set_title("How evenly: 1 is the same everywhere")
     _draw_shares(axes[0, 2], list(found.values()))
