@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of every row, from the committed table `row_counts.json`.
 
-Counting all of them takes minutes. `python -m benchmarks.count_rows` makes the table; a row that is not in it is counted
-when it is asked for.
+Counting all of them takes minutes. `python -m benchmarks.count_rows` makes the table; a row that is not in it is
+counted when it is asked for.
 """
 
 from __future__ import annotations
