@@ -143,9 +143,8 @@ def _cell(row: Mapping[str, Any], column: Column) -> str:
 
 def _of_model(name: str, task: str) -> dict[str, Any]:
     best = best_published(name)
-    told = {column.key: None for column in COLUMNS[task] if column not in (*_SIZES, _SOURCE)}
-    for key in told:
-        told[key] = None if best is None else best.figures.get(key)
+    keys = [column.key for column in COLUMNS[task] if column not in (*_SIZES, _SOURCE)]
+    told = {key: None if best is None else best.figures.get(key) for key in keys}
     pretrained = best is not None and "21k" in best.data
     source = None if best is None else f"{best.source}{' (21k)' if pretrained else ''}"
     return {
