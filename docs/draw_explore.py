@@ -72,7 +72,7 @@ def draw(page: Any, files: list[str], out: Path) -> None:
     page.emulate_media(color_scheme="light")
     page.set_viewport_size(DESKTOP)
 
-    for _ in range(3):
+    for _ in range(4):
         choose(page, lambda: page.click("#samples button:text('drawn scene')"))
     pick(page, detector)
     page.check("input[value=answer]")
