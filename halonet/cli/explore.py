@@ -31,6 +31,8 @@ def explore(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-open", dest="open_browser", action="store_false", help="do not open a browser")
     values = vars(parser.parse_args(arguments))
     from halonet.explore import explore
+    from halonet.explore.worker import leave
 
     explore(values.pop("image"), models=values.pop("model"), **values)
+    leave()
     return 0

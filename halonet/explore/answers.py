@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from halonet.analysis.detection_pictures import class_colour, draw_detections, enlargement
 from halonet.analysis.disparity_pictures import colour_disparity
@@ -29,7 +30,7 @@ def ask(subject: Subject, reading: Reading) -> tuple[dict[str, Any], dict[str, A
     if subject.choice.task == CLASSIFICATION:
         return {"classes": _classes(subject, reading)}, {}
     if subject.choice.task == STEREO:
-        pixels = disparity_of(subject, reading).numpy()
+        pixels = _finite(disparity_of(subject, reading)).numpy()
         span = {"least": float(pixels.min()), "most": float(pixels.max()), "mean": float(pixels.mean())}
         return {"disparity": span}, {"disparity": pixels}
     found = objects_of(subject, reading)
@@ -66,8 +67,15 @@ def names_of_labels(subject: Subject) -> tuple[str, ...]:
     return subject.names or tuple(f"class {label}" for label in range(1, model.config.num_classes))
 
 
+def _finite(answer: Tensor) -> Tensor:
+    """The same. Raises ValueError for an answer of which nothing can be told."""
+    if not bool(answer.isfinite().all()):
+        raise ValueError("the model does not answer in finite numbers: did its training diverge?")
+    return answer
+
+
 def _classes(subject: Subject, reading: Reading) -> list[dict[str, Any]]:
-    probabilities = probabilities_of(subject, reading)
+    probabilities = _finite(probabilities_of(subject, reading))
     best = probabilities.topk(min(TOP, len(probabilities)))
     names = subject.names or tuple(f"class {number}" for number in range(len(probabilities)))
     return [

@@ -6,6 +6,7 @@ import asyncio
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +16,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
 
 import halonet
 from halonet.analysis.overlay import BRIGHTNESS, GLOW
@@ -101,6 +103,10 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         return _error(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}", 400)
 
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: HTTPException) -> JSONResponse:
+        return _error(str(error.detail), error.status_code)  # no such path or method, or a body that is no JSON
+
     @app.exception_handler(NoLongerKept)
     async def gone(_: Request, error: Exception) -> JSONResponse:
         return _error("this picture is no longer looked at: choose it once more", 410)
@@ -161,7 +167,7 @@ def _add_work(app: FastAPI, workbench: Workbench, running: Worker) -> None:
 
     async def run(task: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.wrap_future(running.submit(lambda: _plainly(task)))
+            return await _done(running.submit(lambda: _plainly(task)))
         finally:
             workbench.doing = ""
 
@@ -213,11 +219,19 @@ def _add_attention(app: FastAPI, workbench: Workbench, looking: Worker) -> None:
                 return None
             return _plainly(lambda: workbench.attention(record, layer, (row, column), head=head))
 
-        told = await asyncio.wrap_future(looking.submit(task))
+        told = await _done(looking.submit(task))
         if told is None:
             return Response(status_code=204)
         spent = f"{1000 * (time.perf_counter() - began):.2f}"
         return Response(told, media_type="application/octet-stream", headers={"x-milliseconds": spent})
+
+
+async def _done(future: Future[Result]) -> Result:
+    """What a worker's future tells; Ctrl-C, for which nothing is waited, as an answer and no traceback."""
+    try:
+        return await asyncio.wrap_future(future)
+    except asyncio.CancelledError:
+        raise HTTPException(503, "halonet explore was ended") from None
 
 
 def _plainly(task: Callable[[], Result]) -> Result:

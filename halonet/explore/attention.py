@@ -32,11 +32,13 @@ def answer(layer: LayerRecord, pixel: tuple[int, int], *, head: int) -> bytes:
         "shown", those of what is drawn.
 
     Raises:
-        ValueError: a pixel outside the image, or no such head.
+        ValueError: a pixel outside the image, no such head, or weights that are not finite.
     """
     if not MEAN <= head < layer.num_heads:
         raise ValueError(f"head: expected 0 to {layer.num_heads - 1}, or {MEAN} for the mean, got {head}")
     rows = layer.at([pixel])
+    if not bool(rows.weights.isfinite().all()):
+        raise ValueError(f"the weights of {layer.name} are not finite numbers: did the model's training diverge?")
     frames = layer.frames(pixel)
     figures = figures_of(rows, layer)
     weights = rows.weights[0].mean(0) if head == MEAN else rows.weights[0, head]

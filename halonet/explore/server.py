@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import socket
 import threading
 import webbrowser
@@ -14,7 +15,7 @@ import uvicorn
 
 from halonet.explore.app import create_app
 from halonet.explore.choices import Choice, of_name, of_weights
-from halonet.explore.pictures import add_sample
+from halonet.explore.pictures import MOST_SIDE, add_sample
 from halonet.explore.workbench import Workbench
 
 HOST = "127.0.0.1"
@@ -43,8 +44,10 @@ def explore(
         open_browser: whether the page is shown at once.
 
     Raises:
-        ValueError: a picture, file or name that is none, or a port that is taken.
+        ValueError: a picture, file or name that is none, a side out of range, or a port that is taken.
     """
+    if img_size is not None and not 1 <= img_size <= MOST_SIDE:
+        raise ValueError(f"img_size must be from 1 to {MOST_SIDE} pixels, got {img_size}")
     choices = [*map(of_weights, weights), *map(of_name, models)]
     workbench = Workbench(choices)
     first = first_view(workbench, choices, image, img_size=img_size)
@@ -79,10 +82,16 @@ def first_view(
 def server_of(workbench: Workbench, *, port: int, first: dict[str, Any] | None = None) -> uvicorn.Server:
     """A server whose `run` wants the socket of `listen`."""
     app = create_app(workbench, port=port, first=first)
+    # That Ctrl-C waits for no answer is meant, and no error.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_end)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=1
     )
     return uvicorn.Server(config)
+
+
+def _is_no_end(record: logging.LogRecord) -> bool:
+    return "timeout graceful shutdown exceeded" not in str(record.msg)
 
 
 def listen(port: int | None) -> socket.socket:

@@ -24,6 +24,8 @@ from halonet.explore.pictures import MOST_SIDE, Picture
 from halonet.models import create_model
 from halonet.models.checkpoints import DETECTION, load_model, resized
 
+MOST_RESIZED = 16 * MOST_SIDE**2  # pixels of a picture before its middle is cut out
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -135,6 +137,11 @@ def _for_classifier(subject: Subject, image: Image.Image, *, side: int | None, w
     if side is not None:
         wanted = replace(wanted, img_size=side)
     image = to_mode(image, in_chans=wanted.in_chans)
+    # A narrow strip is resized as a whole before its middle is cut out.
+    if not whole and wanted.short_side**2 * max(image.size) > MOST_RESIZED * min(image.size):
+        width, height = image.size
+        told = f"picture: {width} x {height} pixels are too narrow for a square of {wanted.img_size} pixels"
+        raise ValueError(f"{told}: let the model read the whole picture, or a smaller one")
     if whole:
         view = _of_shorter_side(image, wanted.img_size)
         tensor = Normalized(mean=wanted.mean, std=wanted.std)(view)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+_at_work: set[Worker] = set()
 
 
 class Worker:
@@ -35,8 +38,20 @@ class Worker:
             future, task = self._tasks.get()
             if not future.set_running_or_notify_cancel():
                 continue
+            _at_work.add(self)
             try:
                 future.set_result(task())
             except BaseException as error:
                 future.set_exception(error)
+            finally:
+                _at_work.discard(self)
             del future, task  # a thread that waits keeps nothing alive
+
+
+def leave() -> None:
+    """End the process at once if a worker is still at work: Python cannot be taken down below a thread that is within
+    torch, which would abort."""
+    if _at_work:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -167,6 +167,7 @@ def test_a_large_picture(name: str, tmp_path: Path) -> None:
         (("--model", "halonet_nano_32", "--backend", "fast"), "backend must be one of auto"),
         (("--model", "halonet_nano_32", "--basis", "--query", "1,1"), "queries, rollout and head are of attention"),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "a", "b"), "expected one layer for basis masks, got 2"),
+        (("--model", "halonet_nano_32", "--out", "a.npz"), "out must be the name of the picture, got a.npz"),
         (("--model", "halonet_nano_32", "--query", "3"), "expected X,Y in pixels, got '3'"),
         (("--model", "halonet_nano_32", "--query", "3,99"), "pixels must lie inside the image"),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "res3"), "layer must be one of feature_network.attention"),

@@ -113,10 +113,13 @@ def picture(height: int = 40, width: int = 48, seed: int = 0) -> np.ndarray:
     return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
 
 
-def write_classifier(path: Path) -> Path:
-    """Weights of a small HaloNet of seven classes, not trained, as `halonet fit` writes them."""
+def write_classifier(path: Path, *, broken: bool = False) -> Path:
+    """Weights of a small HaloNet of seven classes, not trained, as `halonet fit` writes them; broken: all NaN."""
     torch.manual_seed(1)
     model = halonet.create_model("halonet_nano_32", num_classes=len(ANIMALS), in_chans=1)
+    if broken:
+        for parameter in model.parameters():
+            parameter.data.fill_(torch.nan)
     metadata = {"class_names": json.dumps(ANIMALS), "img_size": "32", "in_chans": "1", "mean": "[0.5]", "std": "[0.25]"}
     save_weights(model, path, metadata={**metadata, "crop_pct": "1.0"})
     return path

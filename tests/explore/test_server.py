@@ -9,6 +9,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ import halonet
 from halonet.analysis.attention import record_attention
 from halonet.analysis.cost import count_costs
 from halonet.cli import main
+from halonet.explore.choices import of_weights
 from halonet.explore.server import PORT, listen
-from tests.explore.serving import ANIMALS, SHAPES, Serving, attention_of, picture, png_of
+from tests.explore.serving import ANIMALS, SHAPES, Serving, attention_of, picture, png_of, write_classifier
 
 ROOT = Path(__file__).parents[2]
 
@@ -246,6 +250,29 @@ def test_layers_pixels_heads_and_records_that_there_are_not(served: Serving) -> 
     assert "no longer" in served.refused(f"/api/attention/999999?layer={layer}&row=1&column=1", status=410)
 
 
+def test_paths_methods_and_bodies_that_there_are_not(served: Serving) -> None:
+    assert served.refused("/api/nothing", status=404) == "Not Found"
+    assert served.refused("/api/look", status=405) == "Method Not Allowed"
+    assert "parsing the body" in served.refused("/api/look", b"\xff\xfe")
+
+
+def test_a_strip_too_narrow_for_a_square(served: Serving) -> None:
+    strip = picture(1, 2048)
+    sent = served.told("/api/pictures", png_of(strip))
+    message = served.refused("/api/look", {"key": "halonet_nano_32", "picture": sent["id"], "side": 512})
+    assert message.startswith("picture: 2048 x 1 pixels are too narrow for a square of 512 pixels")
+
+
+def test_answers_that_are_no_numbers(served: Serving, tmp_path: Path) -> None:
+    """Weights of a training that diverged."""
+    choice = of_weights(write_classifier(tmp_path / "lost.safetensors", broken=True))
+    served.workbench.choices[choice.key] = choice
+    told = look(served, choice.key, picture(32, 32))
+    assert "finite numbers" in served.refused(f"/api/ask?record={told['record']}", method="POST")
+    where = f"layer={told['layers'][-1]['name']}&row=1&column=1"
+    assert "finite numbers" in served.refused(f"/api/attention/{told['record']}?{where}")
+
+
 def test_defects_are_not_shown(
     served: Serving, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -279,26 +306,41 @@ def test_ports() -> None:
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """It prints the address, answers, and ends with Ctrl-C; what is wrong is one line."""
+    """It prints the address, answers, and ends with Ctrl-C, also within a model; what is wrong is one line."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "halonet", "explore", "--no-open", "--port"]
     process = subprocess.Popen(
-        [*command, "0", "--model", "halonet_nano_32"], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+        [*command, "0", "--model", "halonet_nano_32"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
     )
     assert process.stdout is not None
     line = process.stdout.readline()
     address = line.split()[2]
     assert address.startswith("http://127.0.0.1:")
     port = int(address.rstrip("/").rsplit(":", 1)[1])
-    told = Serving(port, None).told("/api/start")  # type: ignore[arg-type]
+    asking = Serving(port, None)  # type: ignore[arg-type]
+    told = asking.told("/api/start")
     assert told["first"]["key"] == "halonet_nano_32"
     assert main(["explore", "--no-open", "--port", str(port)]) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"halonet: error: port: {port} is taken: give another one by --port, or none for the next that is free"
     ]
+    wish = {"key": "halonet_nano_32", "picture": told["first"]["picture"]["id"], "side": 2048}
+
+    def ask() -> None:
+        with suppress(OSError):  # it may be cut off
+            asking.ask("/api/look", wish)
+
+    threading.Thread(target=ask, daemon=True).start()
+    while not asking.told("/api/doing")["doing"].startswith("running"):
+        time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=20)
-    assert (process.returncode, rest.split()) == (0, ["ended"])
+    rest, errors = process.communicate(timeout=20)
+    assert (process.returncode, rest.split(), errors) == (0, ["ended"], "")
 
 
 @pytest.mark.parametrize(
@@ -307,6 +349,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["missing.png"], "cannot read image missing.png"),
         (["--weights", "missing.safetensors"], "no weights file"),
         (["--model", "halonet_h99"], "unknown model 'halonet_h99'; did you mean halonet_h"),
+        (["--img-size", "2049"], "img_size must be from 1 to 2048 pixels, got 2049"),
         (["--port", "x"], "invalid int value"),
         (["--host", "0.0.0.0"], "unrecognized arguments"),
     ],

@@ -190,6 +190,8 @@ class LayerRecord:
             if axis.window is not None:
                 reach = axis.window // 2 * axis.dilation
                 near, far = max(near, standing - reach), min(far, standing + reach + 1)
+            if axis.border == "circular" and (near < 0 or far > axis.extended):
+                near, far = 0, axis.size  # it goes on at the other side of the map
             scale = full / axis.size
             block.append((start * scale, min(start + axis.block, axis.size) * scale))
             seen.append((max(near, 0) * scale, min(far, axis.size) * scale))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, TypeVar
@@ -42,6 +43,8 @@ def at_layers(
 
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled; a compiled model would run without the hooks
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in model.named_modules():
             if isinstance(layer, kinds):
                 stack.callback(layer.register_forward_pre_hook(keep(name), with_kwargs=True).remove)

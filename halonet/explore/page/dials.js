@@ -4,10 +4,21 @@ import { element } from "./figures.js";
 
 const $ = (id) => document.getElementById(id);
 
-export function showDials({ dials, changes }, turned) {
+// changes: what is turned now, which may be more than what is looked at.
+export function showDials(dials, changes, turned) {
   $("dials-field").hidden = !dials.length;
   $("undo").disabled = !Object.keys(changes).length;
-  const focused = document.activeElement?.id;
+  const kind = JSON.stringify(dials);
+  if ($("dials").dataset.kind === kind) {
+    // The one that is being turned stays as it is: a new one would end the drag, or what is being typed.
+    for (const { name, own } of dials) {
+      for (const input of [$(`${name}-range`), $(`${name}-field`)]) {
+        if (input !== document.activeElement || !(name in changes)) input.value = changes[name] ?? own[0];
+      }
+    }
+    return;
+  }
+  $("dials").dataset.kind = kind;
   $("dials").replaceChildren(...dials.map(({ name, label, own, least, most, step }) => {
     const values = { min: least, max: most, step, value: changes[name] ?? own[0] };
     const range = element("input", { type: "range", id: `${name}-range`, ...values });
@@ -25,6 +36,4 @@ export function showDials({ dials, changes }, turned) {
     const told = element("span", { className: "small", textContent: `${label} (own: ${[...new Set(own)].join(", ")})` });
     return element("div", { className: "dial" }, told, range, field);
   }));
-  // The one that is being turned keeps the focus.
-  if (focused) $("dials").querySelector(`#${CSS.escape(focused)}`)?.focus();
 }

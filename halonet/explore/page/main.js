@@ -219,7 +219,7 @@ canvas.addEventListener("pointerdown", (event) => {
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 canvas.addEventListener("keydown", (event) => {
   const layer = layerNow();
-  if (!layer) return;
+  if (!layer || !picture.query) return;
   if (STEPS[event.key]) {
     // One pixel of the layer's map at a time: less would show the same.
     const cell = layer.map.map((side, axis) => Math.max(1, Math.round(picture.size[axis] / side)));
@@ -294,7 +294,7 @@ const lookSoon = later(look, 350);
 const costSoon = later(() => tellCost(), 60);
 
 function fillDials() {
-  showDials(state.looked, (name, value) => {
+  showDials(state.looked.dials, state.changes, (name, value) => {
     state.changes = { ...state.changes, [name]: value };
     costSoon();
     lookSoon();

@@ -82,6 +82,15 @@ def test_frames_hold_what_is_seen_and_no_more(name: str) -> None:
     assert (places.amin(0).tolist(), places.amax(0).tolist()) == ([top, left], [bottom - 1, right - 1])
 
 
+def test_a_cyclic_border_goes_on_at_the_other_side() -> None:
+    """Blocks of 4 with a halo of 2: the first sees rows 10 and 11, the middle one stays inside."""
+    record = record_of(layer_of(border="circular"), torch.randn(1, 8, 12, 12))
+    assert (record.at([(0, 5)]).weights[0, 0] > 0).any(1).nonzero().flatten().tolist() == [*range(6), 10, 11]
+    frames = record.frames((0, 5))
+    assert frames is not None
+    assert frames.seen == ((0.0, 2.0), (12.0, 10.0))
+
+
 def test_a_window_on_a_large_image() -> None:
     """Image pixels are laid over the map: a map at half the size, a window of 3 around pixel 2, block 2 to 3."""
     model = nn.Sequential(nn.AvgPool2d(2), layer_of(window=3, block_size=2, halo_size=1))
@@ -183,6 +192,21 @@ def test_the_first_of_two_runs_counts() -> None:
     layer, x = layer_of(), torch.randn(1, 8, 8, 8)
     twice = nn.Sequential(layer, nn.Conv2d(8, 8, 1), layer)
     (record,) = record_attention(twice, x).layers.values()
+    assert torch.equal(record.at([(3, 3)]).weights, record_of(layer, x).at([(3, 3)]).weights)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_compiled_model_that_ran_before(in_place: bool) -> None:
+    layer, x = layer_of().eval(), torch.randn(1, 8, 8, 8)
+    plain = nn.Sequential(layer)
+    if in_place:
+        plain.compile(backend="eager")
+        compiled: nn.Module = plain
+    else:
+        compiled = torch.compile(plain, backend="eager")  # type: ignore[assignment]
+    with torch.no_grad():
+        compiled(x)
+    (record,) = record_attention(compiled, x).layers.values()
     assert torch.equal(record.at([(3, 3)]).weights, record_of(layer, x).at([(3, 3)]).weights)
 
 
