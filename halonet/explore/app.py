@@ -101,7 +101,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def misunderstood(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        return _error(f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}", 400)
+        where = "body" if first["type"] == "json_invalid" else ".".join(map(str, first["loc"][1:])) or "body"
+        return _error(f"{where}: {first['msg']}", 400)
 
     @app.exception_handler(HTTPException)
     async def refused(_: Request, error: HTTPException) -> JSONResponse:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import lcm
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,9 @@ def dials_of(choice: Choice) -> tuple[Dial, ...]:
         sizes = [(stage.block_size, stage.halo_size) for stage in local]
         if local and all(isinstance(side, int) for size in sizes for side in size):
             blocks, halos = zip(*sizes, strict=True)
-            return Dial("block_size", "block", blocks, 1, 32), Dial("halo_size", "halo", halos, 0, 16)
+            # A block holds whole strides.
+            step = lcm(*(stage.stride for stage in local if stage.slots[0] == "halo" and stage.downsample == "query"))
+            return Dial("block_size", "block", blocks, step, 32, step), Dial("halo_size", "halo", halos, 0, 16)
     if isinstance(config, TokenConfig):
         windows = tuple(stage.window for stage in config.stages if stage.attention == "vil")
         return (Dial("window", "window", windows, 3, 31, 2),) if windows else ()

@@ -19,6 +19,7 @@ from halonet.models.checkpoints import DETECTION
 
 MOST_MODELS = 2  # as they were opened; one with dials turned is kept by its record
 MOST_RECORDS = 2
+MOST_COUNTED = 1 << 16  # pixels a side of a picture whose cost is counted
 Kept = TypeVar("Kept")
 
 
@@ -146,7 +147,9 @@ class Workbench:
         return attention.answer(looked.record.layers[layer], (row, column), head=head)
 
     def cost(self, key: str, changes: dict[str, int], input_size: tuple[int, int, int]) -> dict[str, Any]:
-        """Before and after the changes."""
+        """Before and after the changes. Raises ValueError for what `cost_of` refuses, or no such size."""
+        if not all(1 <= side <= MOST_COUNTED for side in input_size):
+            raise ValueError(f"input: expected 1 to {MOST_COUNTED} channels and pixels, got {input_size}")
         choice = self.choice(key)
         before = cost_of(choice, {}, input_size)
         return {"before": before, "after": cost_of(choice, changes, input_size) if changes else before}

@@ -230,7 +230,9 @@ def test_sides_and_whole_pictures(served: Serving) -> None:
         ("/api/look", {"key": "halonet_nano_32", "picture": 999999}, "no longer kept"),
         ("/api/look", {"key": "halonet_nano_32", "picture": "x"}, "picture"),
         ("/api/look", {"key": "file /etc/passwd", "picture": 1}, "unknown model"),
-        ("/api/cost", {"key": "halonet_nano_32", "changes": {"block_size": 99}, "input": [3, 32, 32]}, "1 to 32"),
+        ("/api/cost", {"key": "halonet_nano_32", "changes": {"block_size": 99}, "input": [3, 32, 32]}, "2 to 32"),
+        ("/api/cost", {"key": "halonet_nano_32", "changes": {"block_size": 5}, "input": [3, 32, 32]}, "in steps of 2"),
+        ("/api/cost", {"key": "halonet_nano_32", "input": [3, 1000000000, 32]}, "1 to 65536"),
         ("/api/cost", {"key": "vil_nano_32", "changes": {"block_size": 4}, "input": [3, 32, 32]}, "has window"),
         ("/api/cost", {"key": "psmnet_nano", "changes": {"halo_size": 1}, "input": [3, 32, 32]}, "has nothing"),
     ],
@@ -253,7 +255,8 @@ def test_layers_pixels_heads_and_records_that_there_are_not(served: Serving) -> 
 def test_paths_methods_and_bodies_that_there_are_not(served: Serving) -> None:
     assert served.refused("/api/nothing", status=404) == "Not Found"
     assert served.refused("/api/look", status=405) == "Method Not Allowed"
-    assert "parsing the body" in served.refused("/api/look", b"\xff\xfe")
+    assert served.refused("/api/look", b"\xff\xfe") == "body: JSON decode error"
+    assert served.refused("/api/look", [1]).startswith("body: ")
 
 
 def test_a_strip_too_narrow_for_a_square(served: Serving) -> None:
