@@ -172,6 +172,24 @@ def test_block_and_halo_change_cost_and_frames(page: Any, served: Serving) -> No
     assert page.locator("#cost td.more").count() == 0
 
 
+def test_a_dial_is_dragged_on_after_a_pause(page: Any) -> None:
+    """What was looked at meanwhile leaves the slider in one's hand."""
+    slider = page.locator("#block_size-range")
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    height = box["y"] + box["height"] / 2
+    record = page.get_attribute("body", "data-record")
+    page.mouse.move(box["x"] + 0.24 * box["width"], height)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.4 * box["width"], height, steps=3)
+    page.wait_for_selector(f"body:not([data-record='{record}'])")
+    settled(page)
+    before = int(slider.input_value())
+    page.mouse.move(box["x"] + 0.8 * box["width"], height, steps=3)
+    assert int(slider.input_value()) > before
+    page.mouse.up()
+
+
 def test_classes_objects_and_disparity(page: Any, served: Serving) -> None:
     assert page.locator("#answer .answer-row").count() == 5
     assert "weights of" in page.text_content("#weights")
