@@ -196,7 +196,6 @@ def test_summary(capsys: Capture) -> None:
         (("summary", "maskrcnn_halo_nano_128"), "detector: halonet analyse detectors maskrcnn_halo_nano_128 tells"),
         (("study", "maskrcnn_botnet50_1024"), "detector: halonet analyse detectors maskrcnn_botnet50_1024 sets"),
         (("study", "vil_table2", "--model.name", "retinanet_resnet18_800"), "is a detector"),
-        (("explain", "p.png", "--model", "fasterrcnn_botnet50_1024"), "is a detector: what classifiers and pyramids"),
         (
             ("export", "maskrcnn_halo_nano_128", "--format", "onnx", "--out", "a.onnx"),
             "is a detector: its weights stay",

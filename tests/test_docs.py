@@ -69,6 +69,7 @@ def test_commands_exist(page: Path) -> None:
     plain |= {"images-per-shard", "jobs", "seed", "data", "workers"}
     plain |= {"images", "size", "no-open"}
     plain |= {"format", "softmax", "opset", "push", "license"}
+    plain |= {"rollout", "head"}
     wrong = []
     for line in "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines():
         command = line.split("#")[0].split()

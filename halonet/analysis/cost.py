@@ -140,7 +140,6 @@ def attention_axes(layer: AttentionLayer | LongformerAttention, size: tuple[int,
     if isinstance(layer, LongformerAttention):
         options = layer.neighborhood(size)
         block, halo = (pair(name, options[name], minimum=0) for name in ("block_size", "halo_size"))
-        border, window = options["border"], options.get("window")
         seen = options["border"], options.get("window"), options.get("dilation", 1)
         rows, columns = (Axis(size[i], block[i], halo[i], 1, 1, *seen) for i in range(2))
         return rows, columns

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from halonet.analysis.attention.mechanisms import KINDS
 from halonet.analysis.attention.pictures import MOST_COLUMNS, plot_attention, plot_rollout, plot_statistics
 from halonet.analysis.attention.record import AttentionRecord, LayerRecord, record_attention
-from halonet.analysis.attention.rollout import rollout as roll_out
-from halonet.analysis.attention.statistics import NAMES, Statistics, even_grid, statistics
+from halonet.analysis.attention.rollout import attention_rollout
+from halonet.analysis.attention.statistics import NAMES, Statistics, even_grid, layer_statistics
 from halonet.analysis.basis_masks import plot_basis
 from halonet.analysis.overlay import contrasting_pixels, for_the_eye
 from halonet.analysis.subjects import Subject, subject_of
@@ -93,11 +93,12 @@ def _explain(
     record = record_attention(subject.model, image[None], run=subject.run)
     picture = for_the_eye(image, subject.mean, subject.std)
     shown = record.chosen(layers, MOST_COLUMNS)
-    relevance = roll_out(record, pixels, layer=shown[-1].name) if rolls else None  # first, for it may be refused
+    # First, for it may be refused.
+    relevance = attention_rollout(record, pixels, layer=shown[-1].name) if rolls else None
     plot_attention(record, picture, pixels, out, layers=[layer.name for layer in shown], head=head)
     files = [out, _beside(out, "_statistics.png")]
     grid = even_grid(record.image_size)
-    found = {name: statistics(layer, grid) for name, layer in record.layers.items()}
+    found = {name: layer_statistics(layer, grid) for name, layer in record.layers.items()}
     plot_statistics(found, record.layers, files[1], queries=len(grid))
     if relevance is not None:
         files.append(_beside(out, "_rollout.png"))
@@ -118,13 +119,20 @@ def numbers(
 ) -> dict[str, Any]:
     """What `halonet explain` writes as NPZ, by key; every head by itself.
 
-    Of the picture, with L layers and Q queries:
+    With L layers, Q queries, and per layer N heads, G global tokens and a map of h x w:
 
-    image_size (2,), H and W; pixels (Q, 2), row and column; layers, labels, mechanisms (L,), text; shown, names of those
-    with weights. Of each of these: weights/NAME (Q, N, h, w), tokens/NAME (Q, N, G), outside/NAME (Q, N); frames/NAME
-    (Q, 2, 2, 2) with block and seen, top left and bottom right, row and column in pixels of the image, where the layer
-    has blocks. statistics/NAME (L, largest N) of each name of `Statistics`, NaN where there is no such head or number;
-    statistics_pixels (P, 2), over which they are means. rollout (Q, H, W) and rollout_layer, where asked for.
+        image_size           (2,)           H and W of what the model read
+        pixels               (Q, 2)         that asked, row and column
+        layers, labels, mechanisms (L,)     names, in the order of running, and what they are, text
+        shown                               names of those layers that follow
+        weights/NAME         (Q, N, h, w)   on the map
+        tokens/NAME          (Q, N, G)      on the global tokens
+        outside/NAME         (Q, N)         on the zeros outside the map
+        frames/NAME          (Q, 2, 2, 2)   block and all that is seen, top left and bottom right, row and column in
+                                            pixels of the image; of layers with blocks
+        statistics/FIELD     (L, most N)    each field of `Statistics`; NaN where there is no such head or number
+        statistics_pixels    (P, 2)         whose means they are
+        rollout              (Q, H, W)      where asked for, with rollout_layer, the name of the layer asked
     """
     names = list(record.layers)
     told: dict[str, Any] = {
@@ -163,4 +171,4 @@ def _set_backend(model: nn.Module, backend: str) -> None:
     check_choice("backend", backend, ("auto", *BACKENDS))
     for module in model.modules():
         if isinstance(module, KINDS) and hasattr(module, "backend"):
-            module.backend = backend
+            vars(module)["backend"] = backend

@@ -14,6 +14,7 @@ GLOW = ((0.85, 0.3, 0.0, 0.0), (1.0, 0.5, 0.05, 0.7), (1.0, 0.93, 0.5, 1.0))
 SIGNED_GLOW = (*((blue, green, red, alpha) for red, green, blue, alpha in reversed(GLOW)), *GLOW)
 SIGNED_PLACES = (0.0, 0.25, 0.5, 0.5, 0.75, 1.0)
 BRIGHTNESS = 0.55
+LARGEST = 512  # pixels a side of a picture that is drawn as it is: a cell of a figure has fewer
 
 
 def for_the_eye(image: Tensor, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Any:
@@ -50,7 +51,7 @@ def draw_heat(axis: Any, picture: Any, weights: Any, *, signed: bool = False) ->
 
     height, width = picture.shape[:2]
     largest = float(abs(weights).max())
-    axis.imshow(BRIGHTNESS * picture.mean(-1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    draw_picture(axis, BRIGHTNESS * picture.mean(-1, keepdims=True))
     return axis.imshow(
         weights / largest if largest > 0 else weights,
         cmap=LinearSegmentedColormap.from_list(
@@ -58,6 +59,22 @@ def draw_heat(axis: Any, picture: Any, weights: Any, *, signed: bool = False) ->
         ),
         vmin=-1 if signed else 0,
         vmax=1,
+        extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        interpolation="nearest",
+    )
+
+
+def draw_picture(axis: Any, picture: Any) -> None:
+    """A picture (H, W, 1 or 3) of values 0 to 1, an axis's unit a pixel; a large one by the means of even cells."""
+    height, width, channels = picture.shape
+    step = -(-max(height, width) // LARGEST)
+    cells = picture
+    if 1 < step <= min(height, width):
+        rows, columns = height // step, width // step
+        height, width = rows * step, columns * step
+        cells = picture[:height, :width].reshape(rows, step, columns, step, channels).mean((1, 3))
+    axis.imshow(
+        cells.repeat(3, axis=2) if channels == 1 else cells,
         extent=(-0.5, width - 0.5, height - 0.5, -0.5),
         interpolation="nearest",
     )

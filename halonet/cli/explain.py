@@ -24,8 +24,8 @@ def explain(arguments: Sequence[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="halonet explain",
-        description="Draw where pixels of a picture attend, with statistics of the layers and the weights as NPZ beside "
-        "it, or the basis masks of factorized attention.",
+        description="Draw where pixels of a picture attend, with statistics of the layers and all numbers as NPZ, "
+        "or the basis masks of factorized attention.",
         allow_abbrev=False,
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", type=Path)

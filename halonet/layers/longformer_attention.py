@@ -106,8 +106,8 @@ class LongformerAttention(TokenAttention):
         """The layer's attention on what `project` gives: (B, G + H * W, N, Dv), for values of any Dv."""
         count = self.num_global
         maps = (part[:, count:].unflatten(1, size) for part in (query, key, value))
-        extra = {"extra_value": value[:, :count]} if count else {}
-        local = local_attention(*maps, **extra, **self.local_options(key, size), backend=self.backend).flatten(1, 2)
+        options = self.local_options(key, size) | ({"extra_value": value[:, :count]} if count else {})
+        local = local_attention(*maps, **options, backend=self.backend).flatten(1, 2)
         if not count:
             return local
         bias = self.bias_of_global(size[0] * size[1])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import halonet
-from halonet.analysis import explain as explaining
+from halonet.analysis.attention import record_attention
+from halonet.analysis.attention.rollout import attention_rollout
+from halonet.analysis.subjects import subject_of
 from halonet.cli import main
+from halonet.detection import create_detector, save_detector
 from halonet.models.checkpoints import save_weights
 
 Capture = pytest.CaptureFixture[str]
@@ -55,33 +59,97 @@ def test_basis_masks_of_trained_weights(photo: Path, tmp_path: Path, capsys: Cap
 
 
 @pytest.mark.parametrize("name", ["resnet50_fpn_fa_res3", "fa_psmnet_nano"])
-def test_whole_pictures_of_pyramids_and_stereo_networks(
-    name: str, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_whole_pictures_of_pyramids_and_stereo_networks(name: str, photo: Path) -> None:
     """Not cut to a square: the shorter side as asked."""
-    seen: list[torch.Size] = []
-
-    def note(model: object, images: list[torch.Tensor], *arguments: object, **options: object) -> None:
-        seen.extend(image.shape for image in images)
-
-    monkeypatch.setattr(explaining, "plot_basis", note)
-    explaining.explain([photo], tmp_path / "x.png", model=name, basis=True)
-    explaining.explain([photo], tmp_path / "x.png", model=name, basis=True, img_size=80)
-    assert seen == [(3, 40, 60), (3, 80, 120)]
+    shapes = [subject_of(model=name, img_size=side).prepare(photo).shape for side in (None, 80)]
+    assert shapes == [(3, 40, 60), (3, 80, 120)]
 
 
-def test_queries_are_x_and_y(photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
-    monkeypatch.setattr(explaining, "plot_attention", lambda model, image, queries, *_, **__: asked.append(queries))
-    arguments = ["explain", photo, "--model", "halonet_nano_32", "--query", "3,20", "8,1", "--out", tmp_path / "x.png"]
-    assert main([str(argument) for argument in arguments]) == 0
-    assert asked == [[(20, 3), (1, 8)]]
+def test_queries_are_x_and_y(photo: Path, tmp_path: Path) -> None:
+    arguments = ["--model", "halonet_nano_32", "--query", "3,20", "8,1", "--out", str(tmp_path / "x.png")]
+    assert main(["explain", str(photo), *arguments]) == 0
+    with np.load(tmp_path / "x.npz") as told:
+        assert told["pixels"].tolist() == [[20, 3], [1, 8]]
 
 
-def test_attention_of_chosen_pixels_is_drawn(photo: Path, tmp_path: Path) -> None:
-    assert main(["explain", str(photo), "--model", "halonet_nano_32", "--out", str(tmp_path / "a.png")]) == 0
-    with Image.open(tmp_path / "a.png") as picture:
-        assert min(picture.size) > 200
+def test_all_that_is_written(photo: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Files and what is in the NPZ, against the record of the same model and picture."""
+    out = tmp_path / "new" / "a.png"
+    layers = ["stages.1.1.slot", "stages.0.1.slot"]
+    arguments = ["--model", "halonet_nano_32", "--layer", *layers, "--rollout", "--head", "1", "--backend", "sdpa"]
+    assert main(["explain", str(photo), *arguments, "--query", "5,9", "--out", str(out)]) == 0
+    names = ["a.png", "a_statistics.png", "a_rollout.png", "a.npz"]
+    assert capsys.readouterr().out.split() == [str(out.parent / name) for name in names]
+    assert sorted(path.name for path in out.parent.iterdir()) == sorted(names)
+    for name in names[:3]:
+        with Image.open(out.parent / name) as picture:
+            assert min(picture.size) > 200
+    subject = subject_of(model="halonet_nano_32")
+    record = record_attention(subject.model, subject.prepare(photo)[None])
+    with np.load(out.with_suffix(".npz")) as told:
+        assert told["image_size"].tolist() == [32, 32]
+        assert told["layers"].tolist() == list(record.layers)
+        assert told["shown"].tolist() == layers
+        assert set(told["mechanisms"].tolist()) == {"halo"}
+        for name in layers:
+            rows = record.layers[name].at([(9, 5)])
+            np.testing.assert_allclose(told[f"weights/{name}"], rows.weights.numpy(), rtol=1e-3, atol=1e-6)
+            np.testing.assert_allclose(told[f"outside/{name}"], rows.outside.numpy(), rtol=1e-3, atol=1e-6)
+            frames = record.layers[name].frames((9, 5))
+            assert frames is not None
+            assert told[f"frames/{name}"].tolist() == [[list(map(list, box)) for box in (frames.block, frames.seen)]]
+        heads = [layer.num_heads for layer in record.layers.values()]
+        assert told["statistics/distance"].shape == (4, max(heads))
+        assert (~np.isnan(told["statistics/distance"])).sum(1).tolist() == heads
+        assert told["statistics_pixels"].shape == (64, 2)
+        assert str(told["rollout_layer"]) == layers[-1]
+        expected = attention_rollout(record, [(9, 5)], layer=layers[-1])
+        np.testing.assert_allclose(told["rollout"], expected.numpy(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("maskrcnn_halo_nano_128", "backbone.backbone."), ("fa_psmnet_nano", "feature_network.")]
+)
+def test_backbones_of_detectors_and_features_of_stereo_networks(
+    name: str, layers: str, photo: Path, tmp_path: Path
+) -> None:
+    assert main(["explain", str(photo), "--model", name, "--img-size", "64", "--out", str(tmp_path / "a.png")]) == 0
+    with np.load(tmp_path / "a.npz") as told:
+        height, width = told["image_size"].tolist()
+        assert height in (64, 96)  # detectors fill up to whole multiples of 32
+        assert width in (96, 128)
+        assert all(name.startswith(layers) or f"backbone.{name}".startswith(layers) for name in told["layers"].tolist())
+
+
+def test_trained_detectors(photo: Path, tmp_path: Path) -> None:
+    detector = create_detector("maskrcnn_halo_nano_128", num_classes=3)
+    save_detector(detector, tmp_path / "w.safetensors")
+    subject = subject_of(weights=tmp_path / "w.safetensors", img_size=64)
+    image = subject.prepare(photo)
+    assert image.shape == (3, 64, 96)
+    record = record_attention(subject.model, image[None], run=subject.run)
+    assert all(layer.mechanism == "halo" for layer in record.layers.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["halonet_h0_256", "botnet50_224", "vil_tiny_224"])
+def test_a_large_picture(name: str, tmp_path: Path) -> None:
+    """2048 x 2048: the attention of one query is as good as a small picture's, and fits a small machine."""
+    pixels = np.random.default_rng(0).integers(0, 255, (2048, 2048, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    script = (
+        "import resource, sys; from halonet.cli import main; status = main(sys.argv[1:]); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(status)"
+    )
+    given = [str(tmp_path / "large.png"), "--model", name, "--img-size", "2048", "--query", "900,1200"]
+    command = [sys.executable, "-c", script, "explain", *given, "--out", str(tmp_path / "a.png")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout.split()[-1]) < 8192  # MiB
+    with np.load(tmp_path / "a.npz") as told:
+        for layer in told["shown"].tolist():
+            total = sum(told[f"{part}/{layer}"].reshape(1, -1).sum() for part in ("weights", "tokens", "outside"))
+            assert total == pytest.approx(told[f"outside/{layer}"].size, rel=1e-3)  # 1 a head
 
 
 @pytest.mark.parametrize(
@@ -91,9 +159,16 @@ def test_attention_of_chosen_pixels_is_drawn(photo: Path, tmp_path: Path) -> Non
         (("--model", "halonet_nano_32", "--weights", "w"), "expected weights or a model, got both"),
         (("--model", "halonet_nano_32", "--basis"), "model must run FactorizedAttention"),
         (("--model", "halonet_nan", "--basis"), "unknown model 'halonet_nan'; did you mean"),
-        (("--model", "fa_psmnet_nano"), "attention of queries is drawn of models that classify"),
+        (("--model", "maskrcnn_halo_nan"), "maskrcnn_halo_nano"),
+        (("--model", "resnet50_224"), "model must have attention layers"),
+        (("--model", "halonet_nano_32", "--layer", "slot"), "layer must be among stages.0.0.slot, stages.0.1.slot"),
+        (("--model", "halonet_nano_32", "--head", "9"), "head must be from 0 to"),
+        (("--model", "halonet_nano_32", "--head", "-1"), "expected an int of at least 0, got '-1'"),
+        (("--model", "halonet_nano_32", "--backend", "fast"), "backend must be one of auto"),
+        (("--model", "halonet_nano_32", "--basis", "--query", "1,1"), "queries, rollout and head are of attention"),
+        (("--model", "fa_psmnet_nano", "--basis", "--layer", "a", "b"), "expected one layer for basis masks, got 2"),
         (("--model", "halonet_nano_32", "--query", "3"), "expected X,Y in pixels, got '3'"),
-        (("--model", "halonet_nano_32", "--query", "3,99"), "queries must lie inside the image"),
+        (("--model", "halonet_nano_32", "--query", "3,99"), "pixels must lie inside the image"),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "res3"), "layer must be one of feature_network.attention"),
     ],
 )

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from halonet.ops import factorized_attention, nonlocal_attention
+from halonet.ops import (
+    factorized_attention,
+    factorized_attention_weights,
+    nonlocal_attention,
+    nonlocal_attention_weights,
+)
 from halonet.ops.factorized_attention import KINDS
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -214,3 +219,34 @@ def test_a_backend_that_cannot_is_told() -> None:
         nonlocal_attention(*inputs(), kind="dot", backend="sdpa")
     with pytest.raises(ValueError, match="query and key"):
         nonlocal_attention(inputs(channels=4)[0], *inputs()[1:])
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "dot"])
+@pytest.mark.parametrize(
+    ("attention", "weights"),
+    [
+        (factorized_attention, factorized_attention_weights),
+        (nonlocal_attention, nonlocal_attention_weights),
+    ],
+)
+def test_rows_of_the_map_are_the_gradient(attention, weights, kind):
+    """By values of one channel a query; S and T differ, and of other positions nothing is used."""
+    first, second = torch.randn(2, 5, 3, 4).double(), torch.randn(2, 7, 3, 4).double()
+    queries = [4, 0, 4]
+    told = weights(first, second, queries=queries, kind=kind)
+    assert told.shape == (2, 3, 3, 7)
+    value = torch.randn(2, 7, 3, 2).double()
+    expected = attention(first, second, value, kind=kind)[:, queries]
+    torch.testing.assert_close(torch.einsum("bqnt,btnd->bqnd", told, value), expected)
+    probe = torch.eye(7).double().view(1, 7, 1, 7).expand(2, -1, 3, -1)
+    torch.testing.assert_close(told, attention(first, second, probe, kind=kind)[:, queries])
+    first[:, 1:4] = torch.nan
+    assert torch.equal(weights(first, second, queries=queries, kind=kind), told)
+
+
+@pytest.mark.parametrize("weights", [factorized_attention_weights, nonlocal_attention_weights])
+def test_rows_that_there_are_not(weights):
+    x = torch.randn(1, 5, 2, 4)
+    for queries in ([], [5], [-1]):
+        with pytest.raises(ValueError, match="queries must be positions from 0 to 4"):
+            weights(x, x, queries=queries)

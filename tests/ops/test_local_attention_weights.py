@@ -1,4 +1,4 @@
-"""Weights of chosen queries are the op's own: its gradient with respect to the values, whichever backend computes it."""
+"""Weights of chosen queries are the op's own: its gradient with respect to the values, of every backend."""
 
 import pytest
 import torch

@@ -149,8 +149,8 @@ def _longformer_rows(
     count, size = layout.num_global, layout.query_size
 
     def of_locals(chosen: Sequence[int]) -> Weights:
-        maps = (part[:, count:].unflatten(1, size) for part in (query, key))
-        return _of_map(*maps, [index - count for index in chosen], layout, layer.local_options(key, size))
+        asking, seen = (part[:, count:].unflatten(1, size) for part in (query, key))
+        return _of_map(asking, seen, [index - count for index in chosen], layout, layer.local_options(key, size))
 
     def of_globals(chosen: Sequence[int]) -> Weights:
         bias = layer.bias_of_global(size[0] * size[1])

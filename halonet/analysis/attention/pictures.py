@@ -11,7 +11,7 @@ from torch import Tensor
 
 from halonet.analysis.attention.record import AttentionRecord, LayerRecord
 from halonet.analysis.attention.statistics import Statistics
-from halonet.analysis.overlay import draw_heat
+from halonet.analysis.overlay import draw_heat, draw_picture
 from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, save_figure, start_figure
 from halonet.files import replacing
 
@@ -109,7 +109,7 @@ def plot_statistics(
         means = [np.nanmean(getattr(one, name)) if _told(one, name) else np.nan for one in found.values()]
         axis.plot(places, means, color=GREY, linewidth=1.2, zorder=2)
         axis.set_ylabel(label)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.05 if name == "entropy_share" else None)
     axes[0, 0].set_title("How far heads look: a point a head")
     axes[0, 1].set_title("How evenly: 1 is the same everywhere")
     _draw_shares(axes[0, 2], list(found.values()))
@@ -127,7 +127,7 @@ def plot_rollout(picture: Any, pixels: Pixels, relevance: Tensor, path: str | Pa
     Args:
         picture: as in `plot_attention`.
         pixels: (row, column) of the image, Q of them.
-        relevance: (Q, H, W), of `rollout`.
+        relevance: (Q, H, W), of `attention_rollout`.
         path: file to write; written beside and renamed.
         label: what the asked layer is called.
     """
@@ -182,7 +182,7 @@ def _start(picture: Any, rows: int, columns: int) -> tuple[Any, Any]:
 
 
 def _draw_query(axis: Any, picture: Any, pixel: tuple[int, int]) -> None:
-    axis.imshow(picture, interpolation="nearest")
+    draw_picture(axis, picture)
     _mark(axis, pixel)
     axis.set_ylabel(f"row {pixel[0]}, column {pixel[1]}", fontsize=8)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ SHORTCUT = 0.5
 _BESIDE = re.compile(r"(^|\.)attention\.fpn\d+$")  # levels of a feature pyramid
 
 
-def rollout(record: AttentionRecord, pixels: Sequence[tuple[int, int]], *, layer: str | None = None) -> Tensor:
+def attention_rollout(
+    record: AttentionRecord, pixels: Sequence[tuple[int, int]], *, layer: str | None = None
+) -> Tensor:
     """Relevance of every pixel of the image for queries of a layer, by the rule of this module.
 
     A vector times a layer's A is the gradient of the layer's own attention with respect to values of one channel, so
@@ -67,7 +70,7 @@ def _chain(record: AttentionRecord, name: str | None) -> list[LayerRecord]:
             raise ValueError(f"rollout needs weights that are shares; those of {layer.name} have signs")
         if _BESIDE.search(layer.name):
             raise ValueError(f"rollout needs layers that follow each other; {layer.name} is a level of a pyramid")
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in pairwise(chain):
         if any(a > b for a, b in zip(after.layout.input_size, before.layout.output_size, strict=True)):
             raise ValueError(
                 f"rollout needs layers that follow each other; {after.name} reads a larger map than {before.name} makes"

@@ -51,7 +51,7 @@ def even_grid(image_size: Size, side: int = GRID) -> list[tuple[int, int]]:
     return [(row, column) for row in rows for column in columns]
 
 
-def statistics(layer: LayerRecord, pixels: Sequence[tuple[int, int]] | None = None) -> Statistics:
+def layer_statistics(layer: LayerRecord, pixels: Sequence[tuple[int, int]] | None = None) -> Statistics:
     """Statistics of a layer over the queries that answer for pixels of the image.
 
     Args:
@@ -76,16 +76,18 @@ def per_query(rows: Rows, layer: LayerRecord) -> dict[str, Tensor]:
         rows: of `layer.at`; global tokens stand nowhere and have no distance.
         layer: the same layer.
     """
-    weights, tokens, outside = (part.double().abs() for part in (rows.weights, rows.tokens, rows.outside))
-    on_map = weights.sum((-2, -1))
+    tokens, outside = (part.double().abs() for part in (rows.tokens, rows.outside))
+    looked_at = [_looked_at(weights) for weights in rows.weights]
+    on_map = torch.stack([weights.sum((-2, -1)) for weights, _ in looked_at])
     total = on_map + tokens.sum(-1) + outside
     nothing = torch.full_like(total, torch.nan)
     in_block = nothing if rows.in_block is None else rows.in_block.double()
-    entropy = _entropy(torch.cat([weights.flatten(2), tokens], dim=2))
+    everything = [torch.cat([weights.flatten(1), of], 1) for (weights, _), of in zip(looked_at, tokens, strict=True)]
+    entropy = torch.stack([_entropy(weights) for weights in everything])
     most = rows.seen.double().log()[:, None]
     return {
-        "distance": _distance(weights, rows, layer.layout.pixel_size(layer.image_size)) / on_map,
-        "distance_map": _distance(weights, rows, (1.0, 1.0)) / on_map,
+        "distance": _distances(looked_at, rows.places, layer.layout.pixel_size(layer.image_size)) / on_map,
+        "distance_map": _distances(looked_at, rows.places, (1.0, 1.0)) / on_map,
         "entropy": entropy,
         "entropy_share": torch.where(most > 0, entropy / most, torch.nan),
         "own_block": in_block / total,
@@ -95,19 +97,36 @@ def per_query(rows: Rows, layer: LayerRecord) -> dict[str, Tensor]:
     }
 
 
-def _distance(weights: Tensor, rows: Rows, pixel_size: tuple[float, float]) -> Tensor:
-    """(Q, N): the sum of weights times distances."""
-    if rows.places is None:
-        return torch.full(weights.shape[:2], torch.nan, dtype=weights.dtype)
-    height, width = weights.shape[2:]
-    down = (torch.arange(height) - rows.places[:, :1].double()) * pixel_size[0]  # (Q, h)
-    across = (torch.arange(width) - rows.places[:, 1:].double()) * pixel_size[1]
-    distances = torch.hypot(down[:, :, None], across[:, None, :])
-    return torch.einsum("qnyx,qyx->qn", weights, distances)
+def _looked_at(weights: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """Of one query's (N, h, w) the magnitudes in the rectangle outside which all are 0, and its first pixel.
+
+    A local query sees little of a large map.
+    """
+    magnitudes = weights.abs()
+    rows, columns = (magnitudes.amax((0, axis)).nonzero()[:, 0] for axis in (2, 1))
+    if not len(rows):
+        return magnitudes[:, :1, :1].double(), (0, 0)
+    top, left = int(rows[0]), int(columns[0])
+    return magnitudes[:, top : int(rows[-1]) + 1, left : int(columns[-1]) + 1].double(), (top, left)
+
+
+def _distances(
+    looked_at: Sequence[tuple[Tensor, tuple[int, int]]], places: Tensor | None, pixel_size: tuple[float, float]
+) -> Tensor:
+    """(Q, N): of each query the sum of weights times distances."""
+    if places is None:
+        return torch.full((len(looked_at), looked_at[0][0].shape[0]), torch.nan, dtype=torch.float64)
+    sums = []
+    for (weights, first), place in zip(looked_at, places.double(), strict=True):
+        down, across = (
+            (torch.arange(side) + start - standing) * pixel
+            for side, start, standing, pixel in zip(weights.shape[1:], first, place, pixel_size, strict=True)
+        )
+        sums.append((weights * torch.hypot(down[:, None], across)).sum((1, 2)))
+    return torch.stack(sums)
 
 
 def _entropy(weights: Tensor) -> Tensor:
-    """(Q, N, K) -> (Q, N), of the weights as shares of their sum; NaN where that is 0."""
-    total = weights.sum(-1, keepdim=True)
-    shares = weights / total
+    """(N, K) -> (N,), of the weights as shares of their sum; NaN where that is 0."""
+    shares = weights / weights.sum(-1, keepdim=True)
     return -torch.special.xlogy(shares, shares).sum(-1)

@@ -61,14 +61,12 @@ def local_attention_weights(
             raise ValueError(f"queries must lie inside the map of {height}x{width} queries, got {(row, column)}")
     neighborhoods: dict[tuple[int, int], Tensor] = {}  # of the block that was asked last
     found = [_of_query(call, row, column, neighborhoods) for row, column in queries]
-    of_map, extra, outside, seen = zip(*found, strict=True)
-    weights = (torch.stack(parts, dim=1) for parts in (of_map, extra, outside))
-    return LocalWeights(*weights, seen=torch.tensor(seen, device=call.query.device))
+    of_map, extra, outside, seen = ([one[part] for one in found] for part in range(4))
+    counts = torch.tensor(seen, device=call.query.device)
+    return LocalWeights(torch.stack(of_map, 1), torch.stack(extra, 1), torch.stack(outside, 1), counts)
 
 
-def _of_query(
-    call: Call, row: int, column: int, neighborhoods: dict[tuple[int, int], Tensor]
-) -> tuple[Tensor, Tensor, Tensor, int]:
+def _of_query(call: Call, row: int, column: int, neighborhoods: dict[tuple[int, int], Tensor]) -> tuple[Any, ...]:
     """Of one query (B, N, H, W), (B, N, G), (B, N) and a number: see `LocalWeights`."""
     geometry = call.geometry.at(row, column)
     block = (row // geometry.rows.queries_per_block, column // geometry.columns.queries_per_block)
