@@ -114,6 +114,7 @@ def check_machines(said: str, *, steps: int) -> None:
     assert number(r"largest difference of weights: ([\d.e-]+)", said) < 1e-3
 
 
+@pytest.mark.slow
 def test_machines_in_small() -> None:
     said = told("many_machines.py", "--steps", 2, "--no-kill", "--", "--trainer.limit_val_batches", 1)
     assert "       3              21       1          63        0.09844" in said
