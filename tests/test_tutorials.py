@@ -71,7 +71,7 @@ def test_finetuning_in_small() -> None:
 
 
 def test_a_halo_layer_in_small() -> None:
-    said = told("halo_layer_in_your_network.py", "--steps", 20)
+    said = told("halo_layer_in_your_network.py", "--steps", 40)
     rows = {row[0]: row[1:] for row in re.findall(r"^(convolution|halo) +([\d,]+) +([\d,]+) +(\d+) of 359", said, re.M)}
     # Three 3x3 convolutions of 32 channels, against three projections and two tables of 2 * 6 - 1 offsets x 4 channels.
     parameters = {name: int(row[0].replace(",", "")) for name, row in rows.items()}
@@ -111,7 +111,7 @@ def check_machines(said: str, *, steps: int) -> None:
     accuracies = re.findall(r"test accuracy ([\d.]+) of 359 images", said)
     assert len(accuracies) == 2
     assert abs(float(accuracies[0]) - float(accuracies[1])) < 0.01
-    assert number(r"largest difference of weights: ([\d.e-]+)", said) < 1e-3
+    assert number(r"largest difference of weights: ([\d.e-]+)", said) < 1e-4
 
 
 @pytest.mark.slow

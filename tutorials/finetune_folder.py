@@ -187,7 +187,8 @@ def main() -> int:
     chosen = {name: options for name, options in ways(weights).items() if name in (values.way or WAYS)}
     folders = {name: train([*words, "--name", name, *options]) for name, options in chosen.items()}
     tell(folders)
-    asked = pictures_of([data])
+    # Better ask about pictures that were not trained on, where they lie apart.
+    asked = pictures_of([next((data / part for part in ("test", "val") if (data / part).is_dir()), data)])
     use(list(folders.values())[-1], words, asked[:: max(1, len(asked) // 3)][:3])
     return 0
 
