@@ -16,10 +16,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from PIL import Image
 
 from halonet.cli import fit_settings
 from halonet.cli.words import Parser, UsageError, exit_status
-from halonet.data import load_digits_source, open_source
+from halonet.data import SplitItems, load_digits_source, open_source
 from halonet.models.checkpoints import load_weights, read_metadata
 from halonet.models.zoo import create_model
 from halonet.training import run
@@ -43,6 +46,7 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
     source = load_digits_source(val_fraction=0.1, test_fraction=0.2, split_seed=2021)
     first, second = folder / "digits-0-to-5", folder / "digits-6-to-9"
     for part, split in source.splits.items():
+        assert isinstance(split, SplitItems)
         kept = dict.fromkeys(range(10), 0)
         for number, (image, digit) in enumerate(zip(split.items, split.labels, strict=True)):
             if part == "train" and digit >= FIRST and kept[digit] == FEW:
@@ -50,6 +54,7 @@ def write_digits(folder: Path) -> tuple[Path, Path]:
             kept[digit] += 1
             place = (first if digit < FIRST else second) / part / str(digit)
             place.mkdir(parents=True, exist_ok=True)
+            assert isinstance(image, Image.Image)
             image.save(place / f"{number:04d}.png")
     return first, second
 
@@ -91,7 +96,7 @@ def look(weights: Path, *, classes: int, block_size: int | None) -> str:
     name = read_metadata(weights).get("model")
     if name is None:
         raise UsageError(f"--weights: {weights} does not say which network it is of; was it written by halonet fit?")
-    options = {} if block_size is None else {"block_size": block_size}
+    options: dict[str, Any] = {} if block_size is None else {"block_size": block_size}
     report = load_weights(create_model(name, num_classes=classes, **options), weights)
     print(f"\n{name} for {classes} classes from {weights}:")
     print(f"  {len(report.loaded)} tensors loaded, {len(report.resized)} position tables resized", end="")
@@ -172,9 +177,11 @@ def main() -> int:
 
     # Small pictures, and no turning of digits left to right; photographs keep the default, random crops and flips.
     small = ["--data.augment", "affine", "--data.num_workers", "0", "--trainer.threads", "1"]
-    digits, own = write_digits(values.out / "images") if None in (values.data, values.weights) else (None, None)
-    data = values.data or own
-    weights = values.weights or pretrain(digits, small, epochs=values.first_epochs, out=values.out)
+    data, weights = values.data, values.weights
+    if data is None or weights is None:
+        digits, few = write_digits(values.out / "images")
+        data = data or few
+        weights = weights or pretrain(digits, small, epochs=values.first_epochs, out=values.out)
 
     words = ["--data.root", str(data), "--data.batch_size", str(values.batch), "--optim.lr", str(values.lr)]
     words += ["--trainer.max_epochs", str(values.epochs), "--out", str(values.out)]
@@ -187,7 +194,8 @@ def main() -> int:
     chosen = {name: options for name, options in ways(weights).items() if name in (values.way or WAYS)}
     folders = {name: train([*words, "--name", name, *options]) for name, options in chosen.items()}
     tell(folders)
-    asked = pictures_of([data])
+    # Better ask about pictures that were not trained on, where they lie apart.
+    asked = pictures_of([next((data / part for part in ("test", "val") if (data / part).is_dir()), data)])
     use(list(folders.values())[-1], words, asked[:: max(1, len(asked) // 3)][:3])
     return 0
 

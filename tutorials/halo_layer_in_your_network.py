@@ -119,7 +119,7 @@ def open_images(root: str | None, img_size: int) -> Images:
 def endless(data: ImageDataset, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of one epoch after another, the same ones whatever the network."""
     sampler = EpochSampler(data, seed=0, num_replicas=1, rank=0)
-    loader = DataLoader(data, batch_size=min(batch, len(data)), sampler=sampler, drop_last=True)
+    loader = DataLoader(data, batch_size=batch, sampler=sampler, drop_last=True)
     epoch = 0
     while True:
         sampler.set_epoch(epoch)
@@ -162,6 +162,7 @@ def right(model: nn.Module, data: ImageDataset) -> int:
 
 def compare(images: Images, *, steps: int, batch: int) -> nn.Module:
     """A line for each layer; the network with attention."""
+    batch = min(batch, len(images.train))
     side, chans = images.prepared.img_size, images.prepared.in_chans
     print(f"{len(images.train)} training images of {images.classes} classes at {side}x{side}, {steps} steps of {batch}")
     print(f"{'layer':12} {'parameters':>11} {'multiply-adds':>14} {'test images right':>20} {'CPU seconds':>12}")

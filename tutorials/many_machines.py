@@ -195,7 +195,7 @@ def main() -> int:
     parser.add_argument("--devices", type=positive, default=2, help="a machine has; processes here (default 2)")
     parser.add_argument("--steps", type=positive, default=20, help="of training (default 20)")
     parser.add_argument("--no-kill", dest="kill", action="store_false", help="leave step 4 out")
-    parser.add_argument("--tolerance", type=float, default=1e-3, help="of weights that agree (default 1e-3)")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="of weights that agree (default 1e-4)")
     parser.add_argument("--out", type=Path, default=Path("many"), metavar="FOLDER", help="default: many")
     parser.add_argument("fit", nargs="*", metavar="-- OPTION", help="of halonet fit")
     values = parser.parse_args()
