@@ -16,7 +16,6 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ import torch
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.browser import chromium  # noqa: E402 (a script finds the tests' browser only now)
+from tests.browser import exploring  # noqa: E402 (a script finds the tests' browser only now)
 
 LATEST = "() => performance.getEntriesByName('hover').map((one) => [one.duration, one.detail.server])"
 
@@ -39,20 +38,9 @@ def main() -> None:
     parser.add_argument("--moves", type=int, default=20, metavar="N", help="of the mouse on each layer (default 20)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures as JSON")
     values = parser.parse_args()
-    command = [sys.executable, "-m", "halonet", "explore", "--no-open", "--port", "0", "--model", values.model]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert server.stdout is not None
-    try:
-        address = server.stdout.readline().split()[2]
-        with chromium() as browser:
-            page = browser.new_page(viewport={"width": 1280, "height": 800})
-            page.set_default_timeout(300_000)
-            result = measure(page, address, moves=values.moves)
-            result["machine"]["chromium"] = browser.version
-    finally:
-        server.terminate()
-        server.wait()
+    with exploring(["--model", values.model], viewport={"width": 1280, "height": 800}) as (page, address):
+        result = measure(page, address, moves=values.moves)
+        result["machine"]["chromium"] = page.context.browser.version
     told = {"command": f"python benchmarks/explore_latency.py --model {values.model} --moves {values.moves}", **result}
     print(json.dumps({name: told[name] for name in ("whole", "server", "sixty_a_second")}, indent=1))
     if values.out is not None:

@@ -8,8 +8,6 @@ The files are what `halonet fit`, `halonet fit --task detection` and `halonet fi
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.browser import chromium  # noqa: E402 (a script finds the tests' browser only now)
+from tests.browser import exploring  # noqa: E402 (a script finds the tests' browser only now)
 
 DESKTOP, NARROW = {"width": 1280, "height": 800}, {"width": 800, "height": 1000}
 
@@ -29,20 +27,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images", metavar="FOLDER")
     values = parser.parse_args()
     files = [str(getattr(values, name)) for name in ("digits", "detector", "stereo")]  # as given: they are shown
-    command = [sys.executable, "-m", "halonet", "explore", "--no-open", "--port", "0", "--weights", *files]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    assert server.stdout is not None
-    try:
-        address = server.stdout.readline().split()[2]
-        with chromium() as browser:
-            page = browser.new_page(viewport=DESKTOP)
-            page.set_default_timeout(300_000)
-            page.goto(address)
-            draw(page, files, values.out)
-    finally:
-        server.terminate()
-        server.wait()
+    with exploring(["--weights", *files], viewport=DESKTOP) as (page, address):
+        page.goto(address)
+        draw(page, files, values.out)
 
 
 def draw(page: Any, files: list[str], out: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +24,27 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def exploring(words: Sequence[str], *, viewport: Any) -> Iterator[tuple[Any, str]]:
+    """An empty page of a browser, and the address of `halonet explore WORDS`, which ends with the block."""
+    command = [sys.executable, "-m", "halonet", "explore", "--no-open", "--port", "0", *words]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    assert server.stdout is not None
+    try:
+        address = server.stdout.readline().split()[2]
+        with chromium() as browser:
+            page = browser.new_page(viewport=viewport)
+            page.set_default_timeout(300_000)
+            yield page, address
+    finally:
+        server.terminate()
+        server.wait()
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from halonet.analysis.cost import Count, ModelCost, count_costs
 from halonet.detection import create_detector, detector_config
 
+PROPOSALS, DETECTIONS = 1000, 100  # boxes that a detector's box head and mask head are counted with
+
 PARTS = ("backbone", "pyramid", "proposals", "dense head", "box head", "mask head")
 IMAGE_SIZE = (800, 1333)  # that detectors are usually counted at
 _BODIES = ("backbone", "body")  # what the network below a pyramid is called, by us and by torchvision
@@ -79,8 +81,8 @@ def detector_cost(
     model_or_name: nn.Module | str,
     *,
     image_size: tuple[int, int] = IMAGE_SIZE,
-    proposals: int = 1000,
-    detections: int = 100,
+    proposals: int = PROPOSALS,
+    detections: int = DETECTIONS,
 ) -> DetectorCost:
     """Counts a detector from the shapes of one pass in which nothing is computed.
 

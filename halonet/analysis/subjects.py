@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def _from_weights(path: Path, img_size: int | None) -> Subject:
     if metadata.get("task") == "stereo":
         return _whole_pictures(model, img_size, run=model.features)  # type: ignore[arg-type]
     preprocessing = Preprocessing.from_metadata(metadata)
-    return _cut_pictures(model, preprocessing if img_size is None else _of_side(preprocessing, img_size))
+    return _cut_pictures(model, preprocessing, img_size)
 
 
 def _from_name(name: str, img_size: int | None) -> Subject:
@@ -77,16 +77,21 @@ def _from_name(name: str, img_size: int | None) -> Subject:
     model = halonet.create_model(name)
     if name in list_models(task="stereo"):
         return _whole_pictures(model, img_size, run=model.features)  # type: ignore[arg-type]
-    card: Any = model.default_cfg
-    side = img_size or int(card["input_size"][-1])
-    return _cut_pictures(model, Preprocessing(side, card["input_size"][0], card["mean"], card["std"], 1.0))
+    return _cut_pictures(model, preprocessing_of_row(model), img_size)
 
 
-def _of_side(preprocessing: Preprocessing, side: int) -> Preprocessing:
-    return Preprocessing(side, preprocessing.in_chans, preprocessing.mean, preprocessing.std, preprocessing.crop_pct)
+def preprocessing_of_row(model: nn.Module) -> Preprocessing:
+    """How a classifier without weights of a training wants its pictures: as its row tells, and all of them, not the
+    share that a trained one is tested on."""
+    any_model: Any = model
+    card = any_model.default_cfg
+    channels, side = int(card["input_size"][0]), int(card["input_size"][-1])
+    mean, std = (tuple(card[name])[:channels] for name in ("mean", "std"))
+    return Preprocessing(side, channels, mean, std, 1.0, card.get("interpolation", "bicubic"))
 
 
-def _cut_pictures(model: nn.Module, preprocessing: Preprocessing) -> Subject:
+def _cut_pictures(model: nn.Module, preprocessing: Preprocessing, img_size: int | None) -> Subject:
+    preprocessing = replace(preprocessing, img_size=img_size or preprocessing.img_size)
     transform = eval_transform(preprocessing)
 
     def prepare(path: Path) -> Tensor:

@@ -18,9 +18,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
-import halonet
 from halonet.analysis.overlay import BRIGHTNESS, GLOW
-from halonet.explore.choices import TASKS
 from halonet.explore.guard import Guard
 from halonet.explore.pictures import MOST_BYTES, SAMPLES, add_sample
 from halonet.explore.workbench import NoLongerKept, Wish, Workbench, describe
@@ -131,12 +129,9 @@ def _add_page(app: FastAPI, workbench: Workbench, first: dict[str, Any]) -> None
     @app.get("/api/start")
     async def start() -> dict[str, Any]:
         return {
-            "version": halonet.__version__,
             "models": workbench.catalog,
-            "tasks": TASKS,
             "samples": list(SAMPLES),
             "glow": {"colours": GLOW, "brightness": BRIGHTNESS},
-            "most_bytes": MOST_BYTES,
             "first": first,
         }
 

@@ -17,7 +17,7 @@ from halonet.models.config import ResidualConfig, nearest
 from halonet.models.token_config import TokenConfig
 
 CLASSIFICATION, STEREO = "classification", "stereo"
-TASKS = {CLASSIFICATION: "names the class", DETECTION: "finds objects", STEREO: "tells the disparity of a pair"}
+TASKS = (CLASSIFICATION, DETECTION, STEREO)
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from halonet.analysis.attention.mechanisms import KINDS
 from halonet.analysis.cost import attention_axes, count_costs
-from halonet.analysis.detector_cost import DetectorPass
+from halonet.analysis.detector_cost import DETECTIONS, PROPOSALS, DetectorPass
 from halonet.detection import create_detector
 from halonet.explore.choices import Choice, with_changes
-from halonet.layers import AttentionLayer, LongformerAttention, NonLocal2d, TokenAttention, WholeMapAttention
+from halonet.layers import AttentionLayer, LongformerAttention
 from halonet.models import create_model
 from halonet.models.checkpoints import DETECTION
-
-PROPOSALS, DETECTIONS = 1000, 100  # boxes that a detector's heads are counted with, as in `halonet analyse detectors`
-_ATTENDING = (AttentionLayer, NonLocal2d, TokenAttention, WholeMapAttention)
 
 
 def cost_of(choice: Choice, changes: dict[str, int], input_size: tuple[int, int, int]) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def cost_of(choice: Choice, changes: dict[str, int], input_size: tuple[int, int,
     total, attention, keys = counted.total(), 0, {}
     for entry in counted.modules:
         layer = model.get_submodule(entry.name)
-        if not isinstance(layer, _ATTENDING):
+        if not isinstance(layer, KINDS):
             continue
         attention += entry.executed.multiply_adds
         if isinstance(layer, AttentionLayer | LongformerAttention) and entry.input_size is not None:

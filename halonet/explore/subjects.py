@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from halonet.analysis.subjects import preprocessing_of_row
 from halonet.data import Preprocessing, eval_transform
 from halonet.data.images import to_mode
 from halonet.data.pixels import Normalized
@@ -124,12 +125,7 @@ def preprocessing_of(subject: Subject) -> Preprocessing:
     """How a classifier wants its pictures: as its weights tell, else as its row."""
     if "img_size" in subject.choice.metadata:
         return Preprocessing.from_metadata(subject.choice.metadata)
-    any_model: Any = subject.model
-    card = any_model.default_cfg
-    channels, side = int(card["input_size"][0]), int(card["input_size"][-1])
-    # A drawn or small picture of a row without weights: all of it, not the share that a trained model is tested on.
-    mean, std = (tuple(card[name])[:channels] for name in ("mean", "std"))
-    return Preprocessing(side, channels, mean, std, 1.0, card.get("interpolation", "bicubic"))
+    return preprocessing_of_row(subject.model)
 
 
 def _for_classifier(subject: Subject, image: Image.Image, *, side: int | None, whole: bool) -> Reading:

@@ -56,11 +56,10 @@ def performer_attention(query: Tensor, key: Tensor, value: Tensor, features: Ten
     Returns:
         (B, T, N, Dv), in the dtype of the value; half precision is widened inside.
     """
-    wide, device = torch.promote_types(query.dtype, torch.float32), query.device.type
+    device = query.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        of_query = _positive_features(query.to(wide), features.to(wide), dims=(3,))
-        of_key = _positive_features(key.to(wide), features.to(wide), dims=(1, 3))
-        context = torch.einsum("bsnk,bsnd->bnkd", of_key, value.to(wide))
+        of_query, of_key = _features_of(query, key, features)
+        context = torch.einsum("bsnk,bsnd->bnkd", of_key, value.to(of_key.dtype))
         total = torch.einsum("btnk,bnk->btn", of_query, of_key.sum(dim=1))
         output = torch.einsum("btnk,bnkd->btnd", of_query, context) / total[..., None]
     return output.to(value.dtype)
@@ -77,12 +76,20 @@ def performer_attention_weights(query: Tensor, key: Tensor, features: Tensor) ->
     Returns:
         (B, T, N, S), in the dtype of the query; half precision is widened inside.
     """
-    wide, device = torch.promote_types(query.dtype, torch.float32), query.device.type
+    device = query.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        of_query = _positive_features(query.to(wide), features.to(wide), dims=(3,))
-        of_key = _positive_features(key.to(wide), features.to(wide), dims=(1, 3))
+        of_query, of_key = _features_of(query, key, features)
         products = torch.einsum("btnk,bsnk->btns", of_query, of_key)
         return (products / products.sum(dim=3, keepdim=True)).to(query.dtype)
+
+
+def _features_of(query: Tensor, key: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Positive features of queries (B, T, N, K) and keys (B, S, N, K), in float32 at least."""
+    wide = torch.promote_types(query.dtype, torch.float32)
+    return (
+        _positive_features(query.to(wide), features.to(wide), dims=(3,)),
+        _positive_features(key.to(wide), features.to(wide), dims=(1, 3)),
+    )
 
 
 def _positive_features(tokens: Tensor, features: Tensor, *, dims: tuple[int, ...]) -> Tensor:

@@ -44,10 +44,9 @@ def paragraph(*content: Any, class_: str | None = None) -> Markup:
     return element("p", *content, class_=class_)
 
 
-def fold(title: Any, *content: Any, is_open: bool = False) -> Markup:
+def fold(title: Any, *content: Any) -> Markup:
     """Content that is shown by a click on its title; without JavaScript too."""
-    inside = joined([element("summary", title), *content], "")
-    return Markup(f"<details{' open' if is_open else ''}>{inside}</details>")
+    return element("details", element("summary", title), *content)
 
 
 def bullets(items: Iterable[Any]) -> Markup:

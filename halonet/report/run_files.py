@@ -94,7 +94,7 @@ def read_run(folder: Path) -> RunFiles:
     if not is_run(folder):
         raise ValueError(f"{folder}: no run's folder, which has a {CONFIG}")
     damaged: list[str] = []
-    metrics = _json(folder / METRICS)
+    metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
     history: Sequence[dict[str, float]] = []
     if metrics is not None:
         missing = [name for name in ("data", "test", "history") if name not in metrics]
@@ -132,9 +132,8 @@ def _yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises ValueError for a file that holds no named values."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -172,10 +171,7 @@ def _judged(folder: Path, damaged: list[str]) -> list[Judged]:
     found = []
     for path in sorted(folder.glob(f"*/{JUDGED}")):
         try:
-            values = _json(path)
+            found.append(Judged(path.parent, read_json(path)))
         except ValueError as error:
             damaged.append(str(error))
-            continue
-        if values is not None:
-            found.append(Judged(path.parent, values))
     return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from halonet.report.charts import plot_rows
 from halonet.report.markup import Markup, Number, Section, bullets, element, facts, joined, paragraph, table
 from halonet.report.pictures import chart, picture
-from halonet.report.run_files import RunFiles, is_run, read_run
+from halonet.report.run_files import RunFiles, is_run, read_json, read_run
 from halonet.studies.report import show_signed
 from halonet.studies.writing import JSON, PICTURE, SMALL
 from halonet.training.files import METRICS
@@ -42,14 +41,11 @@ def study_page(folder: Path) -> tuple[str, Markup, list[Section]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+    values = read_json(path)
     missing = [name for name in ("study", "rows", "statements", "form") if name not in values]
     if missing:
         raise ValueError(f"{path}: no results of a study, without {', '.join(missing)}")
-    return dict(values)
+    return values
 
 
 def _form(folder: Path, values: Mapping[str, Any], *, several: bool) -> list[Section]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import halonet
 from halonet.files import replacing
 from halonet.report.compare_page import compare_page
-from halonet.report.markup import Markup, Section, element, joined, page, paragraph
+from halonet.report.markup import Markup, Section, page, paragraph
 from halonet.report.run_files import is_run, read_run
 from halonet.report.run_page import run_page
 from halonet.report.study_page import results_files, study_page
@@ -78,4 +78,4 @@ def _age(folder: Path) -> int:
 def _foot() -> Markup:
     made = time.strftime("%Y-%m-%d %H:%M")
     words = f"Made by halonet {halonet.__version__} on {made}. The page asks nothing of any other file or server."
-    return joined([paragraph(words), element("span")])
+    return paragraph(words)

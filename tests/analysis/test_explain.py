@@ -65,6 +65,18 @@ def test_whole_pictures_of_pyramids_and_stereo_networks(name: str, photo: Path) 
     assert shapes == [(3, 40, 60), (3, 80, 120)]
 
 
+def test_another_side_keeps_how_pictures_are_resized(tmp_path: Path) -> None:
+    """Nearest neighbours of a picture in black and white leave no grey."""
+    prepared = {"img_size": "32", "in_chans": "1", "mean": "[0]", "std": "[1]", "crop_pct": "1.0"}
+    weights, picture = tmp_path / "w.safetensors", tmp_path / "picture.png"
+    model = halonet.create_model("halonet_nano_32", num_classes=3, in_chans=1)
+    save_weights(model, weights, metadata={**prepared, "interpolation": '"nearest"'})
+    Image.fromarray(255 * np.random.default_rng(0).integers(0, 2, (40, 60), dtype=np.uint8)).save(picture)
+    image = subject_of(weights=weights, img_size=20).prepare(picture)
+    assert image.shape == (1, 20, 20)
+    assert image.unique().tolist() == [0, 1]
+
+
 def test_all_that_is_written(photo: Path, tmp_path: Path, capsys: Capture) -> None:
     """Files and what is in the NPZ, against the record of the same model and picture."""
     out = tmp_path / "new" / "a.png"
