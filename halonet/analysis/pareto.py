@@ -122,6 +122,8 @@ def _checked(figure: str, axis: str | None, speed: Sequence[str | Path]) -> tupl
         raise ValueError(f"x: expected one of {', '.join(AXES)}, got {axis!r}{nearest(axis, AXES)}")
     if axis in MEASURED and not speed:
         raise ValueError(f"speed: expected a file of `halonet bench model --json` for x {axis}, got none")
+    if speed and axis not in MEASURED:
+        raise ValueError(f"speed: files are drawn over x {' or '.join(MEASURED)}, got x {axis}")
     return FIGURES[figure], axis
 
 
@@ -188,8 +190,12 @@ def _times(speed: Sequence[str | Path], mode: str) -> tuple[dict[str, float], di
     for path in speed:
         try:
             report = json.loads(Path(path).read_text())
-            told, rows = report["setting"], report[mode]
+            told, rows = report["setting"], report.get(mode)
+            if rows is None:
+                raise ValueError(f"speed: expected a file with times of a pass in mode {mode!r}, got {path} without")
             found = {name: row["median_ms"] / told["batch"] for name, row in rows.items()}
+        except FileNotFoundError as error:
+            raise ValueError(f"speed: expected a file of `halonet bench model --json`, nothing is at {path}") from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"speed: expected a file of `halonet bench model --json`, got {path}") from error
         differing = [key for key in _SAME if setting and told.get(key) != setting.get(key)]

@@ -87,6 +87,9 @@ def test_measured_times_of_files(tmp_path: Path) -> None:
     assert {point.label: point.x for point in result.points} == {"H7": 1500.0, "B7": 500.0, "B7-RA": 500.0}
     assert [(mark.label, mark.x) for mark in result.marks] == [("H0", 50.0)]
     assert "H7 C12: not measured" in result.left_out
+    beside = pareto("vil_table4", axis="speed", speed=[first]).left_out
+    assert "PVT-Tiny: not measured, timm has it not" in beside
+    assert "X101-64x4d: not measured" in beside
     assert result.setting is not None
     assert result.setting["threads"] == 1
 
@@ -101,8 +104,12 @@ def test_mistakes(tmp_path: Path) -> None:
     one, two = report(tmp_path, "one", {"vil_tiny_224": 1.0}), report(tmp_path, "two", {}, threads=2)
     with pytest.raises(ValueError, match=r"measured alike, got .*two.json with another threads"):
         pareto(axis="speed", speed=[one, two])
-    with pytest.raises(ValueError, match=r"got .*one.json"):  # it has no training steps
+    with pytest.raises(ValueError, match=r"times of a pass in mode 'training step', got .*one.json without"):
         pareto(axis="train_speed", speed=[one])
+    with pytest.raises(ValueError, match=r"speed: expected a file of .*, nothing is at .*nowhere.json"):
+        pareto(axis="speed", speed=[tmp_path / "nowhere.json"])
+    with pytest.raises(ValueError, match="speed: files are drawn over x speed or train_speed, got x parameters"):
+        pareto(speed=[one])
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(ValueError, match=r"expected a file of `halonet bench model --json`, got .*none.json"):
         pareto(axis="speed", speed=[tmp_path / "none.json"])
