@@ -60,7 +60,7 @@ NOTES: Mapping[str, str] = {
     ),
 }
 _COUNTED = {
-    "classification": "Parameters and multiply-adds are counted by us: what runs on one image, 1000 classes.",
+    "classification": "Parameters and multiply-adds are counted by us: one image of this size, 1000 classes.",
     "stereo": "Parameters and multiply-adds are counted by us: what runs on one pair of this size.",
     "detection": "Parameters and multiply-adds are counted by us: what runs on one image, 1000 boxes and 100 masks.",
 }
