@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from halonet.layers.pointwise import Pointwise
 from halonet.models.psmnet_config import PsmnetConfig
 
 # Of the four clusters: channels as multiples of the width, stride and dilation. As the authors' code has them; the
@@ -33,6 +34,9 @@ class ConvNorm(nn.Sequential):
         super().__init__()
         convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
         padding = dilation * (kernel_size // 2)
+        if dims == 2 and kernel_size == 1:
+            # torch 2.15's own writes beyond its memory on some CPUs: gradients of strided ones of less than 8 channels.
+            convolution = Pointwise
         self.conv = convolution(dim, dim_out, kernel_size, stride, padding, dilation, bias=False)
         self.norm = norm(dim_out)
         if relu:
