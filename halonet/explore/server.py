@@ -8,6 +8,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +58,9 @@ def explore(
         print(f"halonet explore: {address}  (this machine alone; Ctrl-C ends it)", flush=True)
         if open_browser:
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
-        try:
+        with suppress(KeyboardInterrupt):  # uvicorn tells Ctrl-C on, or returns where it came twice or early
             server_of(workbench, port=port, first=first).run(sockets=[bound])
-        except KeyboardInterrupt:
-            print("\nended", flush=True)
+        print("\nended", flush=True)
 
 
 def first_view(

@@ -237,11 +237,10 @@ def test_weights_of_something_else(trained: Path, capsys: Capture, tmp_path: Pat
     assert "is of 2 categories, drawn has" in message
 
 
-@pytest.mark.parametrize("command", ["summary", "study", "explain", "export"])
+@pytest.mark.parametrize("command", ["summary", "study", "export"])
 def test_commands_that_are_not_for_detectors(command: str, trained: Path, capsys: Capture) -> None:
     """They say so of a file and of a run's folder; test_cli has the names."""
     arguments = {
-        "explain": ("explain", "picture.png", "--weights"),
         "export": ("export", "--format=onnx", "--out=a.onnx"),
     }.get(command, (command,))
     for given in (trained, trained / "weights.safetensors"):
