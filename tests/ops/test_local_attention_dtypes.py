@@ -23,12 +23,12 @@ DTYPE_CASES = {
 }
 
 
-def assert_error_at_most_twice(actual, eager, exact, *, dtype, places=2):
-    """Twice the largest error of eager code, plus two (`places`) units in the last place of the largest value."""
+def assert_error_at_most_twice(actual, eager, exact, *, dtype):
+    """Twice the largest error of eager code, plus two units in the last place of the largest value."""
     for name, truth in exact.items():
         error = (actual[name].double() - truth).abs().max().item()
         allowed = 2 * (eager[name].double() - truth).abs().max().item()
-        band = places * torch.finfo(dtype).eps * truth.abs().max().item()
+        band = 2 * torch.finfo(dtype).eps * truth.abs().max().item()
         assert error <= allowed + band, f"{name}: error {error:.3g}, allowed {allowed:.3g} + {band:.3g}"
 
 
