@@ -256,7 +256,7 @@ def _under(cost: ModelCost, module: str) -> list[ModuleCost]:
 
 def _last_output(cost: ModelCost, module: str) -> tuple[int, int] | None:
     """Size of the map that the last convolution along the main path of a module gives."""
-    kinds = ("Conv2d", "Conv3d", "ConvTranspose3d")
+    kinds = ("Conv2d", "Pointwise", "Conv3d", "ConvTranspose3d")
     maps = [entry for entry in _under(cost, module) if entry.kind in kinds and "squeeze_excite" not in entry.name]
     return maps[-1].output_size
 
