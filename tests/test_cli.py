@@ -218,6 +218,7 @@ def test_summary(capsys: Capture) -> None:
         (("models", "--sort", "epe"), "got 'epe'"),
         (("models", "--json", "--names"), "not allowed with argument --json"),
         (("plot",), "required: WHAT"),
+        (("plot", "pareto", "--out", "a.txt"), "--out: expected a file that ends in .png or .svg, got 'a.txt'"),
         (("plot", "pareto", "--figure", "botnet_figure6"), "got 'botnet_figure6'; did you mean botnet_figure"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 import halonet.files
+from halonet.analysis.plots import save_figure
 from halonet.files import replacing
 
 
@@ -78,3 +79,17 @@ def test_two_processes_do_not_share_the_file_beside(tmp_path, monkeypatch):
             theirs.write_text("theirs")
         mine.write_text("mine")
     assert path.read_text() == "mine"
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path):
+    class Figure:
+        def savefig(self, path, **options):
+            path.write_bytes(b"half")
+            raise ValueError("no such font")
+
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"old")
+    with pytest.raises(ValueError, match="no such font"):
+        save_figure(Figure(), path)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["picture.png"]

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from halonet.analysis.attention.watching import at_layers
 from halonet.analysis.overlay import draw_heat, for_the_eye
 from halonet.analysis.plots import save_figure, start_figure
-from halonet.files import replacing
 from halonet.layers import FactorizedAttention
 from halonet.ops.checks import check_choice, check_positive
 
@@ -92,8 +91,7 @@ def plot_basis(
     attention = model.get_submodule(layer)
     assert isinstance(attention, FactorizedAttention)
     figure = _draw(pictures, rows, most_different(rows, masks), layer, attention)
-    with replacing(path) as beside:
-        save_figure(figure, beside)
+    save_figure(figure, path)
 
 
 def most_different(masks: Sequence[Tensor], count: int) -> list[int]:

@@ -9,7 +9,6 @@ from typing import Any
 
 from halonet.analysis.complexity import Sizes, complexity
 from halonet.analysis.plots import BLUE, GREY, RED, save_figure, start_figure
-from halonet.files import replacing
 
 SMALL_GPU = 8e9  # bytes: the line in the drawing
 _LABELS = {"FA": ("factorized", BLUE), "CA": ("conventional", RED)}
@@ -111,8 +110,7 @@ def plot_complexity(report: Mapping[str, Any], path: str | Path) -> None:
     axes[0, 0].set_ylabel("memory, bytes")
     axes[1, 0].set_ylabel("multiplications and additions")
     figure.suptitle("Forward pass of one input in single precision, by Table 9 as printed", fontsize=11)
-    with replacing(path) as beside:
-        save_figure(figure, beside)
+    save_figure(figure, path)
 
 
 _SMALL_GREY = {"textcoords": "offset points", "fontsize": 8, "color": GREY}

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from halonet.analysis.score import Score
+from halonet.files import replacing
 
 BLUE, ORANGE, GREY = "#2a6f97", "#e07a2f", "#8a8f98"
 GREEN, RED = "#3a7d44", "#c1272d"
@@ -144,6 +145,8 @@ def _short(name: str) -> str:
 
 
 def save_figure(figure: Any, path: str | Path) -> None:
-    """Writes the figure: where the path ends in .svg as that, without a ground of its own, else as PNG."""
+    """Writes the figure, beside its name and renamed: where the path ends in .svg as that, without a ground of its own,
+    else as PNG."""
     as_svg = Path(path).suffix == ".svg"
-    figure.savefig(path, format="svg" if as_svg else "png", transparent=as_svg)
+    with replacing(path) as beside:
+        figure.savefig(beside, format="svg" if as_svg else "png", transparent=as_svg)

@@ -108,7 +108,7 @@ def sort_rows(rows: Sequence[Mapping[str, Any]], key: str, *, reverse: bool = Fa
 
 
 def render(rows: Sequence[Mapping[str, Any]], *, task: str = "classification") -> str:
-    """The table as text, at most 110 columns wide, with what its figures are below."""
+    """The table as text, at most 110 columns wide (detectors, whose names are long: 125), with what its figures are."""
     columns = COLUMNS[task]
     width = max(len("model"), *(len(row["name"]) for row in rows))
     lines = []

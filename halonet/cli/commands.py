@@ -64,7 +64,7 @@ def analyse(arguments: Sequence[str]) -> int:
     formulas.add_argument("--heads", type=positive, default=2, help="of the forms that have them (default 2)")
     formulas.add_argument("--no-measure", dest="measure", action="store_false", help="formulas alone")
     formulas.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
-    formulas.add_argument("--png", type=Path, metavar="FILE", help="also draw the paper's figures 4 and 5")
+    formulas.add_argument("--png", type=picture_file, metavar="FILE", help="also draw the paper's figures 4 and 5")
     what = "detectors, part by part, and published figures beside what gives them"
     detectors = kinds.add_parser("detectors", help=what, description=f"Costs of {what}.", allow_abbrev=False)
     detectors.add_argument("pattern", nargs="?", default="*", help="such as 'maskrcnn_vil*' (default: all rows)")
@@ -129,7 +129,7 @@ def bench_parser() -> argparse.ArgumentParser:
     clock = "model: time of the processor in place of the clock, where a CPU does other things too"
     parser.add_argument("--processor-time", action="store_true", help=clock)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="also draw them")
+    parser.add_argument("--png", type=picture_file, metavar="FILE", help="also draw them")
     return parser
 
 
@@ -147,3 +147,10 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive int, got {text!r}")
     return int(text)
+
+
+def picture_file(text: str) -> Path:
+    """An argument such as "front.png": where a picture goes."""
+    if not text.endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError(f"expected a file that ends in .png or .svg, got {text!r}")
+    return Path(text)

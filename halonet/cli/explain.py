@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from halonet.cli.commands import positive
+from halonet.cli.commands import picture_file, positive
 from halonet.cli.words import Parser
 
 
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--basis", action="store_true", help="draw basis masks instead, a row a picture")
     parser.add_argument("--masks", type=positive, default=3, metavar="K", help="how many of them (default 3)")
     files = "default explain.png; statistics, rollout and NPZ are named after it"
-    parser.add_argument("--out", type=Path, default=Path("explain.png"), metavar="FILE", help=files)
+    parser.add_argument("--out", type=picture_file, default="explain.png", metavar="FILE", help=files)
     return parser
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from halonet.cli.commands import picture_file
 from halonet.cli.words import Parser
 
 
@@ -27,7 +28,7 @@ def plot(arguments: Sequence[str]) -> int:
     chart.add_argument("--x", metavar="AXIS", help=axes)
     speed = "of `halonet bench model --json`, for a measured axis"
     chart.add_argument("--speed", nargs="+", type=Path, default=[], metavar="FILE", help=speed)
-    chart.add_argument("--out", type=Path, default=Path("pareto.png"), metavar="FILE", help="default pareto.png")
+    chart.add_argument("--out", type=picture_file, default="pareto.png", metavar="FILE", help="default pareto.png")
     chart.add_argument("--json", type=Path, metavar="FILE", help="also write the points")
     values = parser.parse_args(arguments)
     from halonet.analysis.pareto import AXES, pareto

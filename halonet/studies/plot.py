@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, save_figure, start_figure
-from halonet.files import replacing
 from halonet.studies.results import Results, RowResult
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED)
@@ -36,8 +35,7 @@ def plot_results(results: Results, path: Path) -> None:
     figure.suptitle("\n".join(words), fontsize=11)
     marks = [line for mark in results.marks for line in textwrap.wrap(mark, 70 * len(sides))]
     figure.supxlabel("\n".join(marks), fontsize=9, color=RED)
-    with replacing(path) as beside:
-        save_figure(figure, beside)
+    save_figure(figure, path)
 
 
 def _side_title(results: Results, side: str) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 import halonet
 from halonet.analysis.attention import record_attention
 from halonet.analysis.attention.rollout import attention_rollout
+from halonet.analysis.explain import explain
 from halonet.analysis.subjects import subject_of
 from halonet.cli import main
 from halonet.detection import create_detector, save_detector
@@ -167,7 +168,10 @@ def test_a_large_picture(name: str, tmp_path: Path) -> None:
         (("--model", "halonet_nano_32", "--backend", "fast"), "backend must be one of auto"),
         (("--model", "halonet_nano_32", "--basis", "--query", "1,1"), "queries, rollout and head are of attention"),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "a", "b"), "expected one layer for basis masks, got 2"),
-        (("--model", "halonet_nano_32", "--out", "a.npz"), "out must be the name of the picture, got a.npz"),
+        (
+            ("--model", "halonet_nano_32", "--out", "a.npz"),
+            "--out: expected a file that ends in .png or .svg, got 'a.npz'",
+        ),
         (("--model", "halonet_nano_32", "--query", "3"), "expected X,Y in pixels, got '3'"),
         (("--model", "halonet_nano_32", "--query", "3,99"), "pixels must lie inside the image"),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "res3"), "layer must be one of feature_network.attention"),
@@ -183,3 +187,8 @@ def test_what_cannot_be_drawn_is_told(options: tuple[str, ...], message: str, ph
 def test_queries_want_one_picture(photo: Path, capsys: Capture) -> None:
     assert main(["explain", str(photo), str(photo), "--model", "halonet_nano_32"]) == 2
     assert "expected one image where queries attend, got 2" in capsys.readouterr().err
+
+
+def test_numbers_do_not_take_the_name_of_the_picture(photo: Path) -> None:
+    with pytest.raises(ValueError, match=r"out must be the name of the picture, got a\.npz"):
+        explain([photo], Path("a.npz"), model="halonet_nano_32")

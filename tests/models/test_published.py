@@ -72,7 +72,7 @@ def test_tables_are_whole() -> None:
         "Vision Longformer, Table 5": 2,
         "Vision Longformer, Table 11": 4,
         "Vision Longformer, Table 13": 8,
-        "FA, Table 6": 3,
+        "Factorized Attention, Table 6": 3,
     }
     assert Counter(line.source for line in peers()) == {"BoTNet, Table 14": 9, "Vision Longformer, Table 4": 15}
 
@@ -97,7 +97,7 @@ def test_the_best_of_a_row() -> None:
     assert best("halonet50_256") == (79.9, "HaloNet, Table 3")  # the last of three set-ups
     assert best("vil_tiny_224") == (76.7, "Vision Longformer, Table 4")  # not the 76.3 of another position
     assert best("evit_small_224") == (80.75, "Vision Longformer, Table 11")
-    assert best("psmnet", "epe") == (0.513, "FA, Table 6")  # of an error the least
+    assert best("psmnet", "epe") == (0.513, "Factorized Attention, Table 6")  # of an error the least
     assert best_published("halonet_h0_256") is None  # drawn in Figure 4, not printed
     assert best_published("halonet_h4_base128_256") is None  # a step time alone
     assert published("no_such_row") == ()

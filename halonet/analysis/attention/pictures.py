@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from halonet.analysis.attention.record import AttentionRecord, LayerRecord
 from halonet.analysis.attention.statistics import Statistics
 from halonet.analysis.overlay import draw_heat, draw_picture
 from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, save_figure, start_figure
-from halonet.files import replacing
 
 # More columns than this would be too small to read; deep models show an even choice of their layers.
 MOST_COLUMNS = 6
@@ -31,7 +30,7 @@ def plot_attention(
     record: AttentionRecord,
     picture: Any,
     pixels: Pixels,
-    path: str | PathLike[str],
+    path: str | Path,
     *,
     layers: Sequence[str] | None = None,
     head: int | None = None,
@@ -70,7 +69,7 @@ def plot_attention(
         "(max: largest weight; outside: weight that falls on the zeros around the map)",
         fontsize=10,
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def attention_of(layer: LayerRecord, pixels: Pixels, head: int | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +86,7 @@ def attention_of(layer: LayerRecord, pixels: Pixels, head: int | None) -> tuple[
 
 
 def plot_statistics(
-    found: Mapping[str, Statistics], layers: Mapping[str, LayerRecord], path: str | PathLike[str], *, queries: int
+    found: Mapping[str, Statistics], layers: Mapping[str, LayerRecord], path: str | Path, *, queries: int
 ) -> None:
     """Draws statistics of layers as a PNG: distance and entropy of every head over the layers, and shares of weight.
 
@@ -118,10 +117,10 @@ def plot_statistics(
         axis.set_xticks(list(places), labels=labels, rotation=90, fontsize=7)
         axis.set_xlim(-0.6, len(labels) - 0.4)
     figure.suptitle(f"Attention of {len(labels)} layers, means over {queries} queries", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def plot_rollout(picture: Any, pixels: Pixels, relevance: Tensor, path: str | PathLike[str], *, label: str) -> None:
+def plot_rollout(picture: Any, pixels: Pixels, relevance: Tensor, path: str | Path, *, label: str) -> None:
     """Draws rollouts as a PNG: the asking pixel, and what its query has taken in, a row a pixel.
 
     Args:
@@ -144,7 +143,7 @@ def plot_rollout(picture: Any, pixels: Pixels, relevance: Tensor, path: str | Pa
     axes[0, 1].set_title("rollout to the image", fontsize=9)
     _bar(figure, heat, axes, "relevance, up to its 99.9 % quantile", signed=False)
     figure.suptitle(f"What {label} has taken in, through all layers", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _told(statistics: Statistics, name: str) -> bool:
@@ -233,8 +232,3 @@ def _bar(figure: Any, heat: Any, axes: Any, label: str, *, signed: bool) -> None
     bar.set_ticks([-1, 0, 1] if signed else [0, 1], labels=["-max", "0", "max"] if signed else ["0", "max"])
     bar.ax.set_facecolor("0.2")
     bar.set_label(label, fontsize=8)
-
-
-def _save(figure: Any, path: str | PathLike[str]) -> None:
-    with replacing(path) as beside:
-        save_figure(figure, beside)

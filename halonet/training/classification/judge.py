@@ -97,10 +97,8 @@ class ClassificationJudgement(Judgement):
             for row in self.class_rows():
                 figures = (f"{value:.6f}" for value in (row.share.value, row.share.low, row.share.high))
                 writer.writerow([row.name, row.share.total, row.share.right, *figures, row.taken_for, row.taken])
-        with replacing(folder / CONFUSION) as beside:
-            plot_confusion(self.figures, self.class_names, beside)
-        with replacing(folder / CALIBRATION) as beside:
-            plot_calibration(self.figures, beside)
+        plot_confusion(self.figures, self.class_names, folder / CONFUSION)
+        plot_calibration(self.figures, folder / CALIBRATION)
         return [*written, PER_CLASS, CONFUSION, CALIBRATION]
 
     def _head(self) -> Iterator[str]:

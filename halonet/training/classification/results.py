@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from halonet.analysis.attention.mechanisms import KINDS
 from halonet.analysis.score import Score
 from halonet.data import ImageDataset, ImageSource, Preprocessing, StreamDataset
-from halonet.files import replacing
 from halonet.models.checkpoints import save_weights
 from halonet.training.classification.datamodule import ImageDataModule
 from halonet.training.files import WEIGHTS
@@ -104,8 +103,7 @@ def draw_pictures(
         record, picture = record_attention(model, image), for_the_eye(image[0], preprocessing.mean, preprocessing.std)
         drawings["attention.png"] = lambda path: plot_attention(record, picture, contrasting_pixels(image[0]), path)
     for name, draw in drawings.items():
-        with replacing(folder / name) as beside:
-            draw(beside)
+        draw(folder / name)
     return list(drawings)
 
 

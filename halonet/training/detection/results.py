@@ -58,8 +58,7 @@ def write_detections(results: Sequence[dict[str, Any]], evaluation: Evaluation, 
     """Detections in COCO's results form, which pycocotools and COCO's server read, and their precision over recall."""
     with replacing(folder / DETECTIONS) as beside:
         beside.write_text(json.dumps(list(results)), encoding="utf-8")
-    with replacing(folder / PRECISION) as beside:
-        plot_ap_curve(evaluation.curves, beside)
+    plot_ap_curve(evaluation.curves, folder / PRECISION)
     return [DETECTIONS, PRECISION]
 
 
@@ -73,12 +72,10 @@ def draw_pictures(
     task: DetectionTask, data: DetectionDataModule, history: Sequence[dict[str, float]], folder: Path, *, score: Score
 ) -> None:
     """curves.png, and detections.png of some test images."""
-    with replacing(folder / CURVES) as beside:
-        plot_curves(history, beside, score=score, **CURVE_LABELS)
+    plot_curves(history, folder / CURVES, score=score, **CURVE_LABELS)
     samples = judged_pictures(task, data, "test")
     names = [category.name for category in data.source.categories]
-    with replacing(folder / PICTURES) as beside:
-        plot_detections(samples, beside, names=names)
+    plot_detections(samples, folder / PICTURES, names=names)
 
 
 @torch.inference_mode()

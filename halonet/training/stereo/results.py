@@ -12,7 +12,6 @@ from halonet.analysis.disparity_pictures import plot_disparities
 from halonet.analysis.plots import plot_curves
 from halonet.analysis.score import Score
 from halonet.data.stereo import MEAN, STD, Scene, normalize
-from halonet.files import replacing
 from halonet.layers import FactorizedAttention
 from halonet.models.checkpoints import save_weights
 from halonet.stereo import valid_mask
@@ -55,8 +54,7 @@ def draw_pictures(
     task: StereoTask, data: StereoDataModule, history: Sequence[dict[str, float]], folder: Path, *, score: Score
 ) -> None:
     """curves.png, disparities.png of some test pairs, and with factorized attention basis.png of their left views."""
-    with replacing(folder / "curves.png") as beside:
-        plot_curves(history, beside, score=score, **CURVE_LABELS)
+    plot_curves(history, folder / "curves.png", score=score, **CURVE_LABELS)
     task.model.eval()
     device = next(task.model.parameters()).device
     items = data.source.splits["test"]
@@ -65,8 +63,7 @@ def draw_pictures(
     for scene in scenes:
         left, right = (normalize(view)[None].to(device) for view in (scene.left, scene.right))
         told.append(task.model(left, right)[0].float().cpu().numpy())
-    with replacing(folder / "disparities.png") as beside:
-        plot_disparities(scenes, told, beside)
+    plot_disparities(scenes, told, folder / "disparities.png")
     if any(isinstance(module, FactorizedAttention) for module in task.model.modules()):
         views = [normalize(scene.left).to(device) for scene in scenes]
         features: Any = task.model.features
