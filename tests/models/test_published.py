@@ -15,7 +15,7 @@ from halonet.models.published import QUANTITIES, best_published, lines, peers, p
 from halonet.models.zoo import ROWS
 
 RANGES = {"top1": (69, 87), "top5": (93, 97.1), "top1_v2": (70, 80), "top1_test": (79, 81), "epe": (0.4, 1.1)}
-SOURCE = re.compile(r"(HaloNet|BoTNet|Vision Longformer|FA), (Table A?\d+|section \d\.\d|appendix F)")
+SOURCE = re.compile(r"(HaloNet|BoTNet|Vision Longformer|Factorized Attention), (Table A?\d+|section \d\.\d|appendix F)")
 
 
 def test_every_figure_has_a_source_and_a_row() -> None:
