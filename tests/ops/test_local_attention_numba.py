@@ -102,6 +102,44 @@ WIDE = {
 EMPTY = {**LARGE, **WIDE, "small": _CASE, "no-position": replace(_CASE, relative=False, options={"border": "mask"})}
 
 
+# Maps that are one block, with a bias, and how many of their rows a strip has.
+WHOLE = {
+    "strips-of-6": (Case(map_size=(12, 13), block_size=(12, 13), halo_size=0, bias=True, extra=2, extra_bias=True), 6),
+    "prime-rows": (Case(map_size=(17, 9), block_size=(17, 9), halo_size=0, bias=True, relative=True), 1),
+    "one-row": (Case(map_size=(1, 140), block_size=(1, 140), halo_size=0, bias=True), 1),
+    "one-column": (Case(map_size=(150, 1), block_size=(150, 1), halo_size=0, bias=True), 75),
+    "circular": (
+        Case(map_size=(12, 12), block_size=12, halo_size=0, bias=True, batch=2, options={"border": "circular"}),
+        6,
+    ),
+    "a-neighbour-that-is-not-there": (
+        Case(map_size=(10, 13), block_size=(10, 13), halo_size=0, bias=True, options={"neighbors": 2}),
+        5,
+    ),
+    "few": (Case(map_size=(8, 16), block_size=(8, 16), halo_size=0, bias=True), 8),
+    "strided": (Case(map_size=(14, 14), block_size=14, halo_size=0, bias=True, options={"stride": 2}), 14),
+    "a-window": (Case(map_size=(12, 12), block_size=12, halo_size=0, bias=True, options={"window": 5}), 12),
+    "beyond-the-map": (Case(map_size=(11, 12), block_size=12, halo_size=0, bias=True), 12),
+    "no-bias": (Case(map_size=(12, 12), block_size=12, halo_size=0, relative=True), 12),
+}
+
+
+@pytest.mark.parametrize(("case", "rows"), WHOLE.values(), ids=WHOLE.keys())
+def test_a_whole_map_with_a_bias_goes_in_strips(case, rows, monkeypatch):
+    strips = []
+
+    def noted(call):
+        strips.append(in_strips(call).geometry.rows.block)
+        return in_strips(call)
+
+    in_strips = operator.in_strips
+    monkeypatch.setattr(operator, "in_strips", noted)
+    assert_same(
+        result(case), output_and_gradients(local_attention, case.tensors(), **case.arguments, backend="reference")
+    )
+    assert strips == [rows, rows]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("case", EMPTY.values(), ids=EMPTY.keys())
 def test_nothing_is_read_that_was_not_written(case, dtype):

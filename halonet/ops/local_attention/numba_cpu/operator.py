@@ -10,7 +10,7 @@ import importlib.util
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -25,6 +25,7 @@ from halonet.ops.local_attention.geometry import Axis, Geometry
 from halonet.ops.local_attention.numba_cpu.constants import CHUNK, LANES
 
 Array = np.ndarray[Any, Any]
+STRIP = 128  # queries at most of a block that `in_strips` makes, where a row has no more: measured on maps of 14 to 128
 _LOCK = threading.Lock()  # not every threading layer of numba may be entered from two threads
 _forked = False  # a flag, which torch.compile can read, where it cannot ask for the process
 
@@ -61,7 +62,7 @@ def run(call: Call) -> Tensor:
 def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
     from halonet.ops.local_attention.numba_cpu.forward import forward
 
-    given = _Given.of(call)
+    given = _Given.of(in_strips(call))
     query, value = given.maps[0], given.maps[2]
     output = query.new_empty((*query.shape[:4], value.shape[4]))
     norm = query.new_empty((*query.shape[:4], 2 * for_backward), dtype=custom_operator.working_dtype(query.dtype))
@@ -73,6 +74,7 @@ def _forward(call: Call, for_backward: bool) -> tuple[Tensor, Tensor]:
 def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[Tensor | None, ...]:
     from halonet.ops.local_attention.numba_cpu.backward import backward
 
+    call = in_strips(call)
     given = _Given.of(call)
     query, geometry, dtype = given.maps[0], call.geometry, norm.dtype
     # Several blocks add to a key's gradient: it is rounded when all have.
@@ -105,6 +107,25 @@ def _backward(grad: Tensor, output: Tensor, norm: Tensor, call: Call) -> tuple[T
 _operator: Callable[[Call], Tensor] = custom_operator.define(
     "local_attention_numba", _forward, _backward, kept=lambda dtype: 2
 )
+
+
+def in_strips(call: Call) -> Call:
+    """The call itself, but a bias over a map that is one block: blocks of a few rows there that all see the whole map.
+
+    `Tables.bias` holds a number for each query and key of a block: of (H, W) in one block, (H * W)^2 a head, more than
+    any cache has. In strips, whose tables are the same, it is little more than one strip's share of them.
+    """
+    rows, columns = call.geometry.rows, call.geometry.columns
+    plain = all(
+        (axis.block, axis.halo, axis.stride, axis.window) == (axis.size, 0, 1, None) for axis in (rows, columns)
+    )
+    if call.bias is None or not plain or rows.size * columns.size <= STRIP:
+        return call
+    # A number that divides the rows of the map: a strip that went beyond its end would not see its first row.
+    counts = (count for count in range(1, rows.size) if rows.size % count == 0 and count * columns.size <= STRIP)
+    block = max(counts, default=1)
+    rows = replace(rows, block=block, halo=rows.size - block, border="mask")
+    return replace(call, geometry=Geometry(rows, replace(columns, border="mask"), None))
 
 
 def _launch(kernel: Callable[..., None], *arguments: Any) -> None:
