@@ -133,7 +133,7 @@ def test_trained_detectors(photo: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["halonet_h0_256", "botnet50_224", "retinanet_vil_tiny_800"])
+@pytest.mark.parametrize("name", ["halonet_h0_256", "botnet50_224", "vil_tiny_224", "retinanet_vil_tiny_800"])
 def test_a_large_picture(name: str, tmp_path: Path) -> None:
     """2048 x 2048: the attention of one query is as good as a small picture's, and fits a small machine."""
     pixels = np.random.default_rng(0).integers(0, 255, (2048, 2048, 3), dtype=np.uint8)
