@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,7 +51,7 @@ def basis_masks(
 def plot_basis(
     model: nn.Module,
     images: Tensor | Sequence[Tensor],
-    path: str | PathLike[str],
+    path: str | Path,
     *,
     layer: str | None = None,
     masks: int = 3,
