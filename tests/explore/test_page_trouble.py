@@ -204,3 +204,17 @@ def test_a_server_that_ends_and_comes_back(browser: Any) -> None:
             page.wait_for_selector("#pixel:text('column 22')")
     finally:
         page.close()
+
+
+def test_a_server_that_ends_while_it_reads_a_picture(page: Any, complaints: list[str]) -> None:
+    """It still answers, but not with what was asked."""
+    before = page.get_attribute("body", "data-record")
+    page.route("**/api/look?*", lambda route: route.fulfill(status=503, json={"error": "ended"}), times=1)
+    page.check("#whole")
+    page.wait_for_selector("#veil:text('waiting for halonet explore')")
+    page.wait_for_selector("#error:text('no longer answers')")
+    page.wait_for_selector(f"body:not([data-record='{before}'])")
+    settled(page)
+    assert not page.is_visible("#error")
+    assert [complaint.split(":")[0] for complaint in complaints] == ["Failed to load resource"]
+    complaints.clear()
