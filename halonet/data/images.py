@@ -56,6 +56,10 @@ def decode_image(data: bytes, *, name: object, in_chans: int) -> Image.Image:
         reason = "not an image Pillow knows" if isinstance(error, OSError) else type(error).__name__
         if isinstance(error, OSError) and "truncated" in str(error):
             reason = "the file is truncated"
+        if isinstance(error, Image.DecompressionBombError):
+            reason = f"it has more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels"
+        if not data:
+            reason = "the file is empty"
         raise UnreadableImageError(f"cannot read image {name}: {reason}") from error
     return to_mode(image, in_chans=in_chans)
 

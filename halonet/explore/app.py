@@ -20,8 +20,8 @@ from starlette.exceptions import HTTPException
 
 from halonet.analysis.overlay import BRIGHTNESS, GLOW
 from halonet.explore.guard import Guard
-from halonet.explore.pictures import MOST_BYTES, SAMPLES, add_sample
-from halonet.explore.workbench import NoLongerKept, Wish, Workbench, describe
+from halonet.explore.pictures import MOST_BYTES, SAMPLES, NoLongerKept, add_sample
+from halonet.explore.workbench import Wish, Workbench, describe
 from halonet.explore.worker import Worker
 
 PAGE = Path(__file__).parent / "page"
@@ -108,7 +108,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(NoLongerKept)
     async def gone(_: Request, error: Exception) -> JSONResponse:
-        return _error("this picture is no longer looked at: choose it once more", 410)
+        return _error(str(error), 410)
 
 
 def _error(message: str, status: int) -> JSONResponse:
@@ -131,6 +131,7 @@ def _add_page(app: FastAPI, workbench: Workbench, first: dict[str, Any]) -> None
         return {
             "models": workbench.catalog,
             "samples": list(SAMPLES),
+            "most_bytes": MOST_BYTES,
             "glow": {"colours": GLOW, "brightness": BRIGHTNESS},
             "first": first,
         }

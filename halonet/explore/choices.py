@@ -108,6 +108,11 @@ def dials_of(choice: Choice) -> tuple[Dial, ...]:
     return ()
 
 
+def channels_of(choice: Choice) -> int:
+    """Of the pictures that a model reads."""
+    return 3 if choice.task == DETECTION else int(_network_config(choice).in_chans)
+
+
 def with_changes(choice: Choice, changes: dict[str, int]) -> dict[str, Any]:
     """The arguments that build the model with its dials turned. Raises ValueError for what is no dial of it, or a
     number out of a dial's range."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -16,6 +17,17 @@ from halonet.data.source import SplitItems
 MOST_BYTES = 64 * 2**20  # of a file that is sent
 MOST_SIDE = 2048  # pixels; a larger picture is made smaller
 MOST_KEPT = 16  # pictures; the one not used for longest goes first
+
+
+class NoLongerKept(LookupError):
+    """A picture, or what was made of it, made room for others, or is of a server that has ended. Its text is for
+    users."""
+
+
+def numbers() -> Iterator[int]:
+    """Numbers to call things by. Those of an earlier server at the same port mean nothing: a page that was left open
+    would be shown somebody else's picture as its own."""
+    return count(1 + secrets.randbelow(1 << 40))  # a browser's numbers are exact below 2 ** 53
 
 
 @dataclass(frozen=True)
@@ -37,12 +49,16 @@ class Picture:
 
 
 class Pictures:
-    """Pictures by number, the newest `MOST_KEPT`; safe to use from several threads."""
+    """Pictures by number, the newest `MOST_KEPT`; safe to use from several threads.
+
+    lasting: number of the one that is kept besides, whatever comes.
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, Picture] = OrderedDict()
-        self._numbers = count(1)
+        self._numbers = numbers()
         self._lock = threading.Lock()
+        self.lasting: int | None = None
 
     def add(self, image: Image.Image, name: str, *, right: int | None = None) -> Picture:
         """Keep a picture, made smaller where it is larger than `MOST_SIDE`. Raises ValueError for one without
@@ -56,8 +72,9 @@ class Pictures:
         with self._lock:
             picture = Picture(next(self._numbers), name, image, given, right)
             self._kept[picture.id] = picture
-            while len(self._kept) > MOST_KEPT:
-                self._kept.popitem(last=False)
+            others = [number for number in self._kept if number != self.lasting]
+            for number in others[:-MOST_KEPT]:
+                del self._kept[number]
         return picture
 
     def read(self, data: bytes, name: str) -> Picture:
@@ -67,10 +84,10 @@ class Pictures:
         return self.add(decode_image(data, name=name, in_chans=3), name)
 
     def get(self, number: int) -> Picture:
-        """Raises ValueError for a picture that is no longer there."""
+        """Raises NoLongerKept."""
         with self._lock:
             if number not in self._kept:
-                raise ValueError("the picture is no longer kept here: give it once more")
+                raise NoLongerKept("the picture is no longer kept here: give it once more")
             self._kept.move_to_end(number)
             return self._kept[number]
 

@@ -75,6 +75,7 @@ def first_view(
         except OSError as error:
             raise ValueError(f"cannot read image {image}: {error.strerror or error}") from error
         picture = workbench.pictures.read(data, image.name)
+    workbench.pictures.lasting = picture.id  # the page opens with it whenever it is loaded
     key = choices[0].key if choices else FIRST_MODEL
     return {"key": key, "picture": picture.to_dict(), "side": img_size}
 

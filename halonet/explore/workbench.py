@@ -6,14 +6,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, TypeVar
 
 from halonet.analysis.attention import AttentionRecord, record_attention
 from halonet.explore import answers, attention
-from halonet.explore.choices import Choice, Dial, catalog, dials_of, of_name
+from halonet.explore.choices import Choice, Dial, catalog, channels_of, dials_of, of_name
 from halonet.explore.costs import cost_of
-from halonet.explore.pictures import Pictures
+from halonet.explore.pictures import NoLongerKept, Pictures, numbers
 from halonet.explore.subjects import Reading, Subject, changed, open_subject, read
 from halonet.models.checkpoints import DETECTION
 
@@ -21,10 +20,6 @@ MOST_MODELS = 2  # as they were opened; one with dials turned is kept by its rec
 MOST_RECORDS = 2
 MOST_COUNTED = 1 << 16  # pixels a side of a picture whose cost is counted
 Kept = TypeVar("Kept")
-
-
-class NoLongerKept(LookupError):
-    """What was looked at made room for what was looked at since."""
 
 
 @dataclass
@@ -71,7 +66,7 @@ class Workbench:
         self.doing = ""  # what runs now, for the page
         self._subjects: OrderedDict[str, Subject] = OrderedDict()
         self._looked: OrderedDict[int, Looked] = OrderedDict()
-        self._numbers = count(1)
+        self._numbers = numbers()
         self._lock = threading.Lock()
 
     def choice(self, key: str) -> Choice:
@@ -83,7 +78,8 @@ class Workbench:
         return dials_of(self.choice(key))
 
     def look(self, wish: Wish) -> Looked:
-        """Open the model if need be, and run it on the picture. Raises ValueError for what cannot be done."""
+        """Open the model if need be, and run it on the picture. Raises ValueError for what cannot be done,
+        NoLongerKept for a picture that is no longer there."""
         picture = self.pictures.get(wish.picture)
         right = None if wish.right is None else self.pictures.get(wish.right)
         choice = self.choice(wish.key)
@@ -108,7 +104,7 @@ class Workbench:
         """Raises NoLongerKept."""
         with self._lock:
             if number not in self._looked:
-                raise NoLongerKept(number)
+                raise NoLongerKept("this picture is no longer looked at: choose it once more")
             self._looked.move_to_end(number)
             return self._looked[number]
 
@@ -151,6 +147,9 @@ class Workbench:
         if not all(1 <= side <= MOST_COUNTED for side in input_size):
             raise ValueError(f"input: expected 1 to {MOST_COUNTED} channels and pixels, got {input_size}")
         choice = self.choice(key)
+        channels = channels_of(choice)
+        if input_size[0] != channels:
+            raise ValueError(f"input: {choice.name} reads {channels} channels, height and width, got {input_size}")
         before = cost_of(choice, {}, input_size)
         return {"before": before, "after": cost_of(choice, changes, input_size) if changes else before}
 

@@ -67,6 +67,15 @@ def test_no_image(tmp_path: Path) -> None:
         read_image(tmp_path / "text.png", in_chans=3)
 
 
+def test_nothing_and_too_much(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    with pytest.raises(UnreadableImageError, match=r"empty\.png: the file is empty"):
+        read_image(tmp_path / "empty.png", in_chans=3)
+    saved(Image.new("1", (13500, 13500)), tmp_path / "large.png")  # 23 kB that would be half a gigabyte
+    with pytest.raises(UnreadableImageError, match=r"large\.png: it has more than 178956970 pixels"):
+        read_image(tmp_path / "large.png", in_chans=3)
+
+
 def test_half_an_image(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
     whole = saved(Image.fromarray(noise), tmp_path / "whole.png").read_bytes()

@@ -75,11 +75,11 @@ class Serving:
 
 
 @contextmanager
-def serving(choices: Sequence[Choice] = (), image: Path | None = None) -> Iterator[Serving]:
-    """A server on a free port, ended with the block."""
+def serving(choices: Sequence[Choice] = (), image: Path | None = None, *, port: int = 0) -> Iterator[Serving]:
+    """A server on a free port, or that one, ended with the block."""
     workbench = Workbench(choices)
     first = first_view(workbench, choices, image)
-    with listen(0) as bound:
+    with listen(port) as bound:
         port = bound.getsockname()[1]
         server = server_of(workbench, port=port, first=first)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
-from tests.browser import chromium
+from tests.explore.paging import drop, pick, settled
 from tests.explore.serving import Serving, picture, png_of
 from tests.explore.test_server import key_of
 
-# The page forbids the evaluation of strings, which playwright's waiting for functions needs: selectors are waited for.
-DROP = """([data, name, type]) => {
-  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
-  const files = new DataTransfer();
-  files.items.add(new File([bytes], name, { type }));
-  document.getElementById("frame").dispatchEvent(new DragEvent("drop", { dataTransfer: files, bubbles: true }));
-}"""
 SUM = """() => {
   const canvas = document.getElementById("canvas");
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -27,57 +17,6 @@ SUM = """() => {
   for (let place = 0; place < pixels.length; place += 1) sum = (sum * 31 + pixels[place]) % 1000003;
   return sum;
 }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as running:
-        yield running
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    """What the browser found wrong with the page."""
-    return []
-
-
-@pytest.fixture
-def page(browser: Any, served: Serving, complaints: list[str]) -> Iterator[Any]:
-    """An opened page; afterwards, that nothing was wrong with it and that it asked nobody but its server."""
-    asked: list[str] = []
-    page = browser.new_page(viewport={"width": 1100, "height": 640})
-    page.set_default_timeout(60_000)
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(served.address)
-    ready(page)
-    yield page
-    page.close()
-    assert complaints == []
-    hosts = {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "blob:"))}
-    assert hosts == {f"127.0.0.1:{served.port}"}
-
-
-def ready(page: Any) -> None:
-    page.wait_for_selector("body[data-ready=yes]")
-    settled(page)
-
-
-def settled(page: Any) -> None:
-    """Nothing is being done any more: the picture is read, and the model has answered."""
-    page.wait_for_selector("#veil", state="hidden")
-    page.wait_for_selector("#answer :not(:text('asking ...'))")
-    page.wait_for_selector("#cost td")
-
-
-def pick(page: Any, words: str) -> None:
-    before = page.get_attribute("body", "data-record")
-    page.click("#model")
-    page.fill("#model", words)
-    page.keyboard.press("Enter")
-    page.wait_for_selector(f"body:not([data-record='{before}'])")
-    settled(page)
 
 
 def number_of(page: Any) -> int:
@@ -100,7 +39,7 @@ def told_by(page: Any, query: str) -> Any:
 def test_drop_hover_and_pin(page: Any, served: Serving) -> None:
     """A dropped picture, a layer, a head, the mouse: the canvas changes, the figures are the record's."""
     file = png_of(picture(64, 64))
-    page.evaluate(DROP, [base64.b64encode(file).decode(), "mine.png", "image/png"])
+    drop(page, (file, "mine.png"))
     page.wait_for_selector("#picture-name:text('mine.png: 64 x 64')")
     settled(page)
     page.select_option("#layer", index=1)
@@ -151,7 +90,7 @@ def test_keyboard_and_names(page: Any) -> None:
     page.wait_for_selector("#pixel:text-is('row 8, column 18')")
     page.keyboard.press("Enter")
     page.wait_for_selector("#pixel:text('kept')")
-    page.wait_for_selector("#spoken:text('Row 8, column 18: mean distance')", state="attached")
+    page.wait_for_selector("#spoken:text('Row 8, column 18, kept: mean distance')", state="attached")
 
 
 def test_block_and_halo_change_cost_and_frames(page: Any, served: Serving) -> None:
@@ -200,27 +139,32 @@ def test_classes_objects_and_disparity(page: Any, served: Serving) -> None:
     page.focus("#threshold")
     page.keyboard.press("Home")
     page.wait_for_selector("#answer .swatch", state="attached")
-    page.wait_for_timeout(300)
+    page.wait_for_selector(f"body[data-drawn='{number_of(page)} 0.05']")
     drawn = page.evaluate(SUM)
     page.check("input[value=plain]")
     assert page.evaluate(SUM) != drawn
     assert "surer than 5 %" in page.text_content("#answer")
 
     pick(page, "fa_psmnet_nano")
+    before = number_of(page)
     page.fill("#side", "64")
+    page.keyboard.press("Tab")
+    page.wait_for_selector(f"body:not([data-record='{before}'])")
+    before = number_of(page)
     page.click("#samples button:text('stereo pair')")
     page.wait_for_selector("#right-name:text('the right picture is there')")
-    page.wait_for_selector("#answer :text('disparity')")
+    page.wait_for_selector(f"body:not([data-record='{before}'])")
+    page.wait_for_selector(f"body[data-drawn='{number_of(page)} 0.05']")
+    assert "disparity" in page.text_content("#answer")
     assert page.locator("#answer .random").count() == 1
     page.check("input[value=answer]")
-    page.wait_for_timeout(300)
     shown = page.evaluate(SUM)
     page.check("input[value=plain]")
     assert page.evaluate(SUM) != shown
 
 
 def test_mistakes_are_told(page: Any, complaints: list[str]) -> None:
-    page.evaluate(DROP, [base64.b64encode(b"words, no pixels").decode(), "letter.txt", "text/plain"])
+    drop(page, (b"words, no pixels", "letter.txt"))
     page.wait_for_selector("#error:text('cannot read image letter.txt: not an image')")
     page.click("#samples button:text('digit')")
     page.wait_for_selector("#error", state="hidden")

@@ -10,9 +10,9 @@ export class Combo {
     input.addEventListener("input", () => this.open(input.value));
     input.addEventListener("keydown", (event) => this.key(event));
     input.addEventListener("blur", () => this.close());
-    // Before the field loses the focus, which closes the list.
-    list.addEventListener("pointerdown", (event) => {
-      event.preventDefault();
+    // The field keeps the focus, whose loss closes the list; a finger that scrolls the list takes nothing.
+    list.addEventListener("mousedown", (event) => event.preventDefault());
+    list.addEventListener("click", (event) => {
       const item = event.target.closest("[data-place]");
       if (item) this.take(Number(item.dataset.place));
     });
@@ -77,12 +77,14 @@ export class Combo {
         this.open("");
         return;
       }
-      const step = key === "ArrowDown" ? 1 : -1;
-      this.active = (this.active + step + this.shown.length) % Math.max(1, this.shown.length);
+      if (!this.shown.length) return;
+      const last = this.shown.length - 1;
+      if (key === "ArrowDown") this.active = this.active < last ? this.active + 1 : 0;
+      else this.active = this.active > 0 ? this.active - 1 : last;
       this.fill();
-    } else if (key === "Enter") {
+    } else if (key === "Enter" && !this.list.hidden) {
       // A detector may also be named KIND/BACKBONE, of which no list could have all.
-      if (this.active >= 0 && !this.list.hidden) this.take(this.active);
+      if (this.active >= 0) this.take(this.active);
       else if (this.input.value.includes("/")) this.choose(this.input.value.trim());
     } else if (key === "Escape") {
       this.close();

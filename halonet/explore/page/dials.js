@@ -5,8 +5,9 @@ import { element } from "./figures.js";
 const $ = (id) => document.getElementById(id);
 
 // changes: what is turned now, which may be more than what is looked at.
-export function showDials(dials, changes, turned) {
+export function showDials(dials, changes, turned, refused) {
   $("dials-field").hidden = !dials.length;
+  $("dials-field").disabled = false;
   $("undo").disabled = !Object.keys(changes).length;
   const kind = JSON.stringify(dials);
   if ($("dials").dataset.kind === kind) {
@@ -33,6 +34,11 @@ export function showDials(dials, changes, turned) {
     });
     follow(range, field);
     follow(field, range);
+    field.addEventListener("change", () => {
+      if (field.checkValidity() && field.value !== "") return;
+      refused(`${label}: expected ${least} to ${most}${step > 1 ? ` in steps of ${step}` : ""} pixels`);
+      field.value = range.value;
+    });
     const told = element("span", { className: "small", textContent: `${label} (own: ${[...new Set(own)].join(", ")})` });
     return element("div", { className: "dial" }, told, range, field);
   }));

@@ -58,10 +58,10 @@ export function fillMeasures(select, reply) {
   if (named.some(({ name }) => name === chosen)) select.value = chosen;
 }
 
-export function spokenOf(query, reply) {
+export function spokenOf(query, reply, kept) {
   const told = MEASURES.filter(({ name }) => reply.shown[name] !== null)
     .map(({ name, label, write }) => `${label} ${write(reply.shown[name])}`);
-  return `Row ${query[0]}, column ${query[1]}: ${told.join(", ")}`;
+  return `Row ${query[0]}, column ${query[1]}${kept ? ", kept" : ""}: ${told.join(", ")}`;
 }
 
 const count = (value) => {

@@ -1,24 +1,30 @@
 // Pictures that are dropped, chosen or come with the library.
 
 import { element } from "./figures.js";
-import { post, sendPicture } from "./server.js";
+import { post, Refused, sendPicture } from "./server.js";
+import { calm, complain, following } from "./telling.js";
 
 const $ = (id) => document.getElementById(id);
 
-export function intake({ samples, setPicture, setRight, complain, calm }) {
-  const take = async (file, use) => {
-    if (!file) return;
+// most: bytes of a file.
+export function intake({ samples, most, setPicture, setRight }) {
+  const last = new Map(); // what was given last: a large picture may arrive after a small one that was given later
+  const take = async (first, give, use) => {
+    last.set(use, give);
     try {
-      const told = await sendPicture(file);
+      const told = await following(give, { first });
+      if (last.get(use) !== give) return;
       calm();
-      await use(told);
+      // Given once more where the server no longer keeps it.
+      await use({ ...told, again: give });
     } catch (error) {
-      complain(error);
+      if (last.get(use) === give) complain(error);
     }
   };
+  const takeFile = (file, use) => file && take(`reading ${file.name} ...`, () => sendPicture(file, most), use);
   for (const [id, use] of [["file", setPicture], ["right-file", setRight]]) {
     $(id).addEventListener("change", (event) => {
-      take(event.target.files[0], use);
+      takeFile(event.target.files[0], use);
       event.target.value = ""; // the same file may be chosen once more
     });
   }
@@ -32,20 +38,18 @@ export function intake({ samples, setPicture, setRight, complain, calm }) {
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
-    take(event.dataTransfer.files[0], setPicture);
+    const { files } = event.dataTransfer;
+    if (files.length === 1) takeFile(files[0], setPicture);
+    else if (files.length) complain(new Refused(`${files.length} files were dropped: one picture at a time, please`, 400));
+    else complain(new Refused("no file was dropped: save the picture, then drop its file", 400));
   });
   $("samples").append(...samples.map((name) => {
     const button = element("button", { type: "button", className: "plain", textContent: name, title: "once more: another one" });
-    let index = 0;
-    button.addEventListener("click", async () => {
-      try {
-        const told = await post("api/samples", { name, index });
-        index += 1;
-        calm();
-        await setPicture(told, told.right === null ? null : { id: told.right });
-      } catch (error) {
-        complain(error);
-      }
+    let next = 0;
+    button.addEventListener("click", () => {
+      const index = next;
+      next += 1;
+      take("", () => post("api/samples", { name, index }), setPicture);
     });
     return button;
   }));

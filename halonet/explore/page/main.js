@@ -5,7 +5,8 @@ import { showDials } from "./dials.js";
 import { element, fillMeasures, showAnswer, showBars, showCost, showFigures, spokenOf } from "./figures.js";
 import { intake } from "./intake.js";
 import { between, clamp, Picture } from "./picture.js";
-import { attention, get, later, newestOnly, post, Refused } from "./server.js";
+import { attention, bitmapOf, get, later, newestOnly, post, Refused } from "./server.js";
+import { calm, complain, following, onReturn } from "./telling.js";
 
 const $ = (id) => document.getElementById(id);
 const start = await get("api/start");
@@ -20,38 +21,6 @@ let number = 0; // of questions, so that the server knows the newest
 let latest = 0; // of looks
 let abort = new AbortController();
 
-// ---- errors and what the server does
-
-function complain(error) {
-  if (error.name === "AbortError") return;
-  if (error.status === 410) {
-    look();
-    return;
-  }
-  $("error").textContent = error instanceof Refused ? error.message : `this page failed: ${error.message}`;
-  $("error").hidden = false;
-}
-
-function calm() {
-  $("error").hidden = true;
-}
-
-async function following(work) {
-  const said = (text) => {
-    $("doing").textContent = text;
-    if (!$("veil").hidden) $("veil").textContent = text;
-  };
-  let over = false; // a late answer must not be told any more
-  const timer = setInterval(() => get("api/doing").then(({ doing }) => doing && !over && said(doing)).catch(() => {}), 200);
-  try {
-    return await work();
-  } finally {
-    over = true;
-    clearInterval(timer);
-    said("");
-  }
-}
-
 // ---- looking: model and picture
 
 async function look() {
@@ -65,31 +34,51 @@ async function look() {
   $("veil").textContent = "reading the picture ...";
   const { key, changes, side, whole } = state;
   const wish = { key, changes, side, whole, picture: state.picture.id, right: state.right?.id ?? null };
+  const asked = () => post(`api/look?page=${page}&number=${mine}`, wish);
   try {
-    const looked = await following(() => post(`api/look?page=${page}&number=${mine}`, wish));
+    const looked = await following(() => asked().catch(async (error) => {
+      if (error.status !== 410 || mine !== latest) throw error;
+      await giveAgain(wish);
+      return asked();
+    }), { veil: $("veil") });
     if (looked.old || mine !== latest) return;
     const view = await bitmapOf(`api/view/${looked.record}`);
+    if (mine !== latest) return;
     calm();
     showLooked(looked, view);
   } catch (error) {
-    if (mine === latest) $("veil").hidden = true;
-    complain(error);
+    if (mine === latest) showUnread(error);
     return;
   }
   tellCost();
   await tellAnswer();
 }
 
-async function bitmapOf(path) {
-  const reply = await fetch(path);
-  if (!reply.ok) throw new Refused((await reply.json()).error, reply.status);
-  return createImageBitmap(await reply.blob());
+// The server no longer keeps the picture: it was started anew, or the pictures of other pages took its place.
+async function giveAgain(wish) {
+  const { picture: left, right } = state;
+  const told = left.again ? await left.again() : (await get("api/start")).first.picture;
+  Object.assign(left, told);
+  wish.picture = left.id;
+  namePicture();
+  if (right) wish.right = right.id = right.again ? (await right.again()).id : told.right;
+}
+
+// What was chosen cannot be looked at: what stands there is of something else.
+function showUnread(error) {
+  complain(error);
+  $("veil").textContent = error.status === 0 ? "waiting for halonet explore ..." : `not read: ${error.message}`;
+  Object.assign(state, { looked: null, answer: null, cost: null });
+  document.body.classList.add("unread");
+  $("looking").disabled = true;
 }
 
 function showLooked(looked, view) {
   const before = state.looked;
   state.looked = looked;
   state.answer = null;
+  document.body.classList.remove("unread");
+  $("looking").disabled = false;
   picture.setView(view, looked.view, looked.scale);
   $("veil").hidden = true;
   if (!before || before.view.join() !== looked.view.join()) picture.pinned = false;
@@ -149,6 +138,13 @@ function fillHeads() {
   if (layer) $("mechanism").textContent = `${layer.mechanism}${layer.tokens ? `, ${layer.tokens} global tokens` : ""}${layer.signed ? "; weights may be negative (blue)" : ""}`;
 }
 
+// An error about what was looked at: nothing is told of what is no longer shown.
+function complainOf(looked, error) {
+  if (looked !== state.looked) return;
+  if (error.status === 410) look();
+  else complain(error);
+}
+
 // ---- attention of a pixel
 
 const askNewest = newestOnly(async (since) => {
@@ -161,7 +157,7 @@ const askNewest = newestOnly(async (since) => {
     const reply = await attention(looked.record, question, abort.signal);
     if (reply && looked === state.looked && layer === state.layer) await drawn(reply, query, since);
   } catch (error) {
-    complain(error);
+    complainOf(looked, error);
   }
 });
 
@@ -188,7 +184,7 @@ function drawn(reply, query, since) {
   });
 }
 
-const speak = later((query, reply) => { $("spoken").textContent = spokenOf(query, reply); }, 700);
+const speak = later((query, reply) => { $("spoken").textContent = spokenOf(query, reply, picture.pinned); }, 700);
 
 function showReply(reply, query) {
   $("pixel").textContent = `row ${query[0]}, column ${query[1]}${picture.pinned ? ", kept" : ""}`;
@@ -248,32 +244,38 @@ async function tellAnswer() {
     await showAnswerNow();
     if (looked.model.task === "stereo" && !looked.layers.length) setShow("answer");
   } catch (error) {
-    complain(error);
+    complainOf(looked, error);
   }
 }
 
-async function showAnswerNow() {
+const showAnswerNow = newestOnly(async () => {
   const { looked, answer } = state;
   if (!answer) return;
   const threshold = Number($("threshold").value);
   showAnswer($("answer"), answer, { random: !looked.model.weights, threshold, hasRight: Boolean(state.right) });
   if (looked.model.task === "classification") return;
-  const drawing = await bitmapOf(`api/answer/${looked.record}?threshold=${threshold}`);
-  if (looked !== state.looked) return;
-  picture.answer = drawing;
-  picture.draw();
-}
+  try {
+    const drawing = await bitmapOf(`api/answer/${looked.record}?threshold=${threshold}`);
+    if (looked !== state.looked) return;
+    picture.answer = drawing;
+    picture.draw();
+    document.body.dataset.drawn = `${looked.record} ${threshold}`;
+  } catch (error) {
+    complainOf(looked, error);
+  }
+});
 
 const tellCost = newestOnly(async () => {
   const { looked, changes, key } = state;
-  if (!looked) return;
+  // Another model that is still to be opened reads the picture at another size.
+  if (looked?.model.key !== key) return;
   try {
     const cost = await post("api/cost", { key, changes, input: looked.input });
-    if (key !== state.key) return;
+    if (key !== state.key || !state.looked) return;
     state.cost = cost;
     showCostNow();
   } catch (error) {
-    complain(error);
+    complainOf(looked, error);
   }
 });
 
@@ -298,7 +300,7 @@ function fillDials() {
     state.changes = { ...state.changes, [name]: value };
     costSoon();
     lookSoon();
-  });
+  }, (told) => complain(new Refused(told, 400)));
 }
 
 $("undo").addEventListener("click", () => {
@@ -311,16 +313,26 @@ $("undo").addEventListener("click", () => {
 function setPicture(told, right) {
   state.picture = told;
   state.right = right ?? null;
-  const [width, height] = told.given;
-  const smaller = told.width !== width || told.height !== height ? `, made smaller: ${told.width} x ${told.height}` : "";
-  $("picture-name").textContent = `${told.name}: ${width} x ${height}${smaller}`;
+  namePicture();
   $("right-name").textContent = state.right ? "the right picture is there" : "without it nothing is told of depth";
   picture.query = null;
   picture.pinned = false;
   return look();
 }
 
-intake({ samples: start.samples, setPicture, setRight: (told) => setPicture(state.picture, told), complain, calm });
+function namePicture() {
+  const told = state.picture;
+  const [width, height] = told.given;
+  const smaller = told.width !== width || told.height !== height ? `, made smaller: ${told.width} x ${told.height}` : "";
+  $("picture-name").textContent = `${told.name}: ${width} x ${height}${smaller}`;
+}
+
+intake({
+  samples: start.samples,
+  most: start.most_bytes,
+  setPicture: (told) => setPicture(told, told.right === null ? null : { id: told.right }),
+  setRight: (told) => setPicture(state.picture, told),
+});
 
 // ---- the rest of the controls
 
@@ -328,9 +340,14 @@ const combo = new Combo($("model"), $("model-list"), start.models, (key) => {
   state.key = key;
   state.changes = {};
   state.cost = null;
+  $("dials-field").disabled = true; // they are still those of the model before
   look();
 });
 combo.set(state.key);
+onReturn(({ models }) => {
+  combo.models = models; // it may have been given other files
+  look();
+});
 $("layer").addEventListener("change", () => { state.layer = $("layer").value; picture.reply = null; fillHeads(); showCostNow(); ask(); });
 $("head").addEventListener("change", () => { state.head = Number($("head").value); ask(); });
 $("measure").addEventListener("change", () => { if (picture.reply) showBars($("bars"), picture.reply, $("measure").value, state.head); });
@@ -345,7 +362,7 @@ $("side").addEventListener("change", () => {
 });
 $("whole").addEventListener("change", () => { state.whole = $("whole").checked; look(); });
 document.querySelectorAll('input[name="show"]').forEach((radio) => radio.addEventListener("change", () => setShow(radio.value)));
-const drawSoon = later(() => showAnswerNow().catch(complain), 80);
+const drawSoon = later(() => showAnswerNow(), 80);
 $("threshold").addEventListener("input", () => { $("threshold-value").textContent = `${Math.round(100 * $("threshold").value)} %`; drawSoon(); });
 const stops = start.glow.colours.map((_, place, all) => between(start.glow.colours, place / (all.length - 1)));
 const css = stops.map(([red, green, blue, alpha]) => `rgb(${255 * red} ${255 * green} ${255 * blue} / ${alpha})`);
