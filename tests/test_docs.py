@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import isclass, isroutine
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PAPERS = json.loads((DOCS / "papers" / "contents.json").read_text(encoding="utf-8"))
+# Whose names a program may count on (docs/api/index.md).
+PACKAGES = [
+    *("halonet.ops", "halonet.layers", "halonet.models", "halonet.detection", "halonet.data", "halonet.data.coco"),
+    *("halonet.data.stereo", "halonet.stereo", "halonet.analysis", "halonet.analysis.attention", "halonet.studies"),
+    *("halonet.export", "halonet.report"),
+]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -168,7 +176,33 @@ def test_every_page_is_in_the_site() -> None:
     listed = re.findall(r"^ +- (?:.*: )?([\w/]+\.md)$", nav, re.MULTILINE)
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert len(listed) == len(set(listed))
-    assert set(listed) == pages | set(script("site_hooks").PAGES.values())
+    hooks = script("site_hooks")
+    assert set(listed) == pages | set(hooks.PAGES.values()) | set(hooks.LESSONS.values())
+
+
+def test_lessons_are_pages_of_the_site() -> None:
+    """Each tutorial is there to read, whole."""
+    hooks = script("site_hooks")
+    assert {ROOT / name for name in hooks.LESSONS} == set((ROOT / "tutorials").glob("*.py"))
+    source = (ROOT / "tutorials" / "speed_up_timm.py").read_text(encoding="utf-8")
+    told = hooks.lesson(source, "tutorials/speed_up_timm.py")
+    assert told.startswith("# Make a model of timm faster, and see that it stays the same\n")
+    assert FENCE.findall(told) == [("python", source)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_have_a_place_in_the_api(package: str) -> None:
+    """Every function and class that a package offers is told on a page of the API."""
+    told = script("site_hooks").api_pages()
+    module = importlib.import_module(package)
+    offered = {name: getattr(module, name) for name in module.__all__}
+    makers = {name: one.__module__.replace(".", "/") for name, one in offered.items() if isroutine(one) or isclass(one)}
+    assert makers
+    assert [name for name, file in makers.items() if f"{file}.py" not in told and f"{file}/__init__.py" not in told] == []
+    # A module hides a function of its own name in its package, which then has to be asked for by itself.
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+    hidden = [name for name, file in makers.items() if file == f"{package.replace('.', '/')}/{name}"]
+    assert [name for name in hidden if not re.search(rf"^::: {package}\.{name}(\.{name})?$", pages, re.MULTILINE)] == []
 
 
 def test_every_picture_is_shown() -> None:
@@ -182,6 +216,7 @@ def test_every_picture_is_shown() -> None:
         ("mechanism.md", "[a](vil.md#speed)", "[a](vil.md#speed)"),
         ("papers/vil.md", "[a](../../README.md#in-ten-lines)", "[a](../index.md#in-ten-lines)"),
         ("vil.md", "[changes](../CHANGELOG.md)", "[changes](changelog.md)"),
+        ("vil.md", "[`l`](../tutorials/many_machines.py)", "[`l`](tutorials/many_machines.md)"),
         ("vil.md", "[op](../halonet/ops/local_attention/api.py)", "[op](api/ops.md)"),
         (
             "papers/vil.md",
