@@ -138,6 +138,21 @@ def test_papers_name_what_there_is(paper: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_queries_lie_in_pictures(page: Path) -> None:
+    """Where a command names its model, the pixels that it asks for are inside the picture that the model reads."""
+    wrong = []
+    for line in command_lines(page):
+        words = shlex.split(line, comments=True)
+        if words[:2] != ["halonet", "explain"] or "--query" not in words or "--model" not in words:
+            continue
+        name = words[words.index("--model") + 1]
+        side = dict(pairwise(words)).get("--img-size", re.findall(r"_(\d+)$", name)[-1])
+        asked = [word for word in words if re.fullmatch(r"\d+,\d+", word)]
+        wrong += [f"{name}: {word}" for word in asked if max(map(int, word.split(","))) >= int(side)]
+    assert wrong == []
+
+
 def test_answers_of_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
