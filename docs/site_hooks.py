@@ -16,9 +16,7 @@ ROOT = Path(__file__).parents[1]
 # Pages that lie above docs/, and their names in the site.
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 # The lessons, each a page with its script, so that a reader of the site alone can read them.
-LESSONS = {
-    f"tutorials/{path.name}": f"tutorials/{path.stem}.md" for path in sorted((ROOT / "tutorials").glob("*.py"))
-}
+LESSONS = {f"tutorials/{path.name}": f"tutorials/{path.stem}.md" for path in sorted((ROOT / "tutorials").glob("*.py"))}
 # What else of the repository has a page.
 ALSO = {"README.md": "index.md"}
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
