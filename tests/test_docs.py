@@ -97,6 +97,24 @@ def test_commands_exist(page: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_settings_in_commands_are_taken(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`halonet fit` takes every name and value that a page gives it, where that needs no data and no earlier run."""
+    wrong = {}
+    for line in set(command_lines(page)):
+        words = shlex.split(line, comments=True)
+        part_of_one = words[-1:] == ["--model.name"] or "|" in words
+        if words[:2] != ["halonet", "fit"] or part_of_one or {"--ckpt_path", "my_recipe.yaml"} & set(words):
+            continue
+        try:
+            status: object = main([*words[1:], "--print_config"])
+        except SystemExit as done:  # that is how jsonargparse ends after it has printed
+            status = done.code
+        if status:
+            wrong[line] = capsys.readouterr().err
+    assert wrong == {}
+
+
 def command_lines(page: Path) -> list[str]:
     """Lines of a page's blocks of commands, and commands in the running text."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
