@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 # Pages that lie above docs/, and their names in the site.
 PAGES = {"CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+# The lessons, each a page with its script, so that a reader of the site alone can read them.
+LESSONS = {f"tutorials/{path.name}": f"tutorials/{path.stem}.md" for path in sorted((ROOT / "tutorials").glob("*.py"))}
 # What else of the repository has a page.
 ALSO = {"README.md": "index.md"}
 LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
@@ -31,7 +33,16 @@ def on_files(files: Any, *, config: Any) -> Any:
     for name, page in PAGES.items():
         content = from_root((ROOT / name).read_text(encoding="utf-8"))
         files.append(File.generated(config, page, content=content))
+    for name, page in LESSONS.items():
+        files.append(File.generated(config, page, content=lesson((ROOT / name).read_text(encoding="utf-8"), name)))
     return files
+
+
+def lesson(source: str, name: str) -> str:
+    """A script as a page, whole, headed by the first line of its docstring."""
+    title = source.lstrip('"').split("\n", 1)[0].rstrip('."')
+    about = f"[What it prints](../tutorials.md), on the digits and drawn pictures. The whole of `{name}`:"
+    return f"# {title}\n\n{about}\n\n```python\n{source.rstrip()}\n```\n"
 
 
 def on_page_markdown(markdown: str, *, page: Any, config: Any, files: Any) -> str:
@@ -57,7 +68,7 @@ def for_site(markdown: str, page: str) -> str:
         path = posixpath.normpath(posixpath.join("docs", posixpath.dirname(page), name))
         if "://" in name or not name or path.startswith("docs/"):
             return f"[{text}]({target})"
-        place = {**PAGES, **ALSO}.get(path)
+        place = {**PAGES, **LESSONS, **ALSO}.get(path)
         if place is not None:
             up = posixpath.relpath(place, posixpath.dirname(page) or ".")
             return f"[{text}]({up}{'#' + anchor if anchor else ''})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import isclass, isroutine
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -27,6 +29,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PAPERS = json.loads((DOCS / "papers" / "contents.json").read_text(encoding="utf-8"))
+# Whose names a program may count on (docs/api/index.md).
+PACKAGES = [
+    *("halonet.ops", "halonet.layers", "halonet.models", "halonet.detection", "halonet.data", "halonet.data.coco"),
+    *("halonet.data.stereo", "halonet.stereo", "halonet.analysis", "halonet.analysis.attention", "halonet.studies"),
+    *("halonet.export", "halonet.report"),
+]
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -89,6 +97,24 @@ def test_commands_exist(page: Path) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_settings_in_commands_are_taken(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`halonet fit` takes every name and value that a page gives it, where that needs no data and no earlier run."""
+    wrong = {}
+    for line in set(command_lines(page)):
+        words = shlex.split(line, comments=True)
+        part_of_one = words[-1:] == ["--model.name"] or "|" in words
+        if words[:2] != ["halonet", "fit"] or part_of_one or {"--ckpt_path", "my_recipe.yaml"} & set(words):
+            continue
+        try:
+            status: object = main([*words[1:], "--print_config"])
+        except SystemExit as done:  # that is how jsonargparse ends after it has printed
+            status = done.code
+        if status:
+            wrong[line] = capsys.readouterr().err
+    assert wrong == {}
+
+
 def command_lines(page: Path) -> list[str]:
     """Lines of a page's blocks of commands, and commands in the running text."""
     lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
@@ -130,6 +156,21 @@ def test_papers_name_what_there_is(paper: str) -> None:
     assert wrong == []
 
 
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_queries_lie_in_pictures(page: Path) -> None:
+    """Where a command names its model, the pixels that it asks for are inside the picture that the model reads."""
+    wrong = []
+    for line in command_lines(page):
+        words = shlex.split(line, comments=True)
+        if words[:2] != ["halonet", "explain"] or "--query" not in words or "--model" not in words:
+            continue
+        name = words[words.index("--model") + 1]
+        side = dict(pairwise(words)).get("--img-size", re.findall(r"_(\d+)$", name)[-1])
+        asked = [word for word in words if re.fullmatch(r"\d+,\d+", word)]
+        wrong += [f"{name}: {word}" for word in asked if max(map(int, word.split(","))) >= int(side)]
+    assert wrong == []
+
+
 def test_answers_of_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,7 +209,33 @@ def test_every_page_is_in_the_site() -> None:
     listed = re.findall(r"^ +- (?:.*: )?([\w/]+\.md)$", nav, re.MULTILINE)
     pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")}
     assert len(listed) == len(set(listed))
-    assert set(listed) == pages | set(script("site_hooks").PAGES.values())
+    hooks = script("site_hooks")
+    assert set(listed) == pages | set(hooks.PAGES.values()) | set(hooks.LESSONS.values())
+
+
+def test_lessons_are_pages_of_the_site() -> None:
+    """Each tutorial is there to read, whole."""
+    hooks = script("site_hooks")
+    assert {ROOT / name for name in hooks.LESSONS} == set((ROOT / "tutorials").glob("*.py"))
+    source = (ROOT / "tutorials" / "speed_up_timm.py").read_text(encoding="utf-8")
+    told = hooks.lesson(source, "tutorials/speed_up_timm.py")
+    assert told.startswith("# Make a model of timm faster, and see that it stays the same\n")
+    assert FENCE.findall(told) == [("python", source)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_public_names_have_a_place_in_the_api(package: str) -> None:
+    """Every function and class that a package offers is told on a page of the API."""
+    told = script("site_hooks").api_pages()
+    module = importlib.import_module(package)
+    offered = {name: getattr(module, name) for name in module.__all__}
+    makers = {name: one.__module__.replace(".", "/") for name, one in offered.items() if isroutine(one) or isclass(one)}
+    assert makers
+    assert [name for name, file in makers.items() if not {f"{file}.py", f"{file}/__init__.py"} & told.keys()] == []
+    # A module hides a function of its own name in its package, which then has to be asked for by itself.
+    pages = "".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
+    hidden = [name for name, file in makers.items() if file == f"{package.replace('.', '/')}/{name}"]
+    assert [name for name in hidden if not re.search(rf"^::: {package}\.{name}(\.{name})?$", pages, re.MULTILINE)] == []
 
 
 def test_every_picture_is_shown() -> None:
@@ -182,6 +249,7 @@ def test_every_picture_is_shown() -> None:
         ("mechanism.md", "[a](vil.md#speed)", "[a](vil.md#speed)"),
         ("papers/vil.md", "[a](../../README.md#in-ten-lines)", "[a](../index.md#in-ten-lines)"),
         ("vil.md", "[changes](../CHANGELOG.md)", "[changes](changelog.md)"),
+        ("vil.md", "[`l`](../tutorials/many_machines.py)", "[`l`](tutorials/many_machines.md)"),
         ("vil.md", "[op](../halonet/ops/local_attention/api.py)", "[op](api/ops.md)"),
         (
             "papers/vil.md",

@@ -79,6 +79,7 @@ def explain(
         name = None if layer is None else layer[0]
         plot_basis(subject.model, tensors, out, layer=name, masks=masks, run=subject.run, **colours)
         return [out]
+    _check_queries(queries, tensors[0])
     pixels = [(row, column) for column, row in queries] or contrasting_pixels(tensors[0])
     return _explain(subject, tensors[0], pixels, out, layer, head, rollout)
 
@@ -162,6 +163,17 @@ def numbers(
     if relevance is not None:
         told |= {"rollout": relevance.numpy(), "rollout_layer": np.array(shown[-1].name)}
     return told
+
+
+def _check_queries(queries: Sequence[Pixel], image: Tensor) -> None:
+    """Raises ValueError for a query outside the picture, in its own terms and before the model runs."""
+    height, width = image.shape[-2:]
+    for x, y in queries:
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(
+                f"queries (x,y) must lie inside the picture as the model reads it, {width} wide and {height} high, "
+                f"got {x},{y}"
+            )
 
 
 def _beside(out: Path, ending: str) -> Path:

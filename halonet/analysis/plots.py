@@ -1,6 +1,7 @@
 """Pictures of a run: its curves and what it answered."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | PathLike[str]) -> None:
     """Writes the figure, beside its name and renamed: where the path ends in .svg as that, without a ground of its own,
     else as PNG."""
     as_svg = Path(path).suffix == ".svg"

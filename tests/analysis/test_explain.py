@@ -173,7 +173,10 @@ def test_a_large_picture(name: str, tmp_path: Path) -> None:
             "--out: expected a file that ends in .png or .svg, got 'a.npz'",
         ),
         (("--model", "halonet_nano_32", "--query", "3"), "expected X,Y in pixels, got '3'"),
-        (("--model", "halonet_nano_32", "--query", "3,99"), "pixels must lie inside the image"),
+        (
+            ("--model", "halonet_nano_32", "--query", "3,99"),
+            "queries (x,y) must lie inside the picture as the model reads it, 32 wide and 32 high, got 3,99",
+        ),
         (("--model", "fa_psmnet_nano", "--basis", "--layer", "res3"), "layer must be one of feature_network.attention"),
     ],
 )

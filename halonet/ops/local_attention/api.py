@@ -36,7 +36,7 @@ def local_attention(
 ) -> Tensor:
     """Blocked local self-attention with haloing (HaloNet, section 2.2; arXiv 2103.12731).
 
-    The key map is cut into blocks; the queries of a block see the block and a halo around it::
+    The key map is cut into blocks; the queries of a block see the block and a halo around it:
 
         . . . . . . . .      q  query pixels of one block (block_size = 2)
         . h h h h . . .      h  its halo (halo_size = 1); the block itself is seen too
