@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from halonet.analysis import plots
 from halonet.analysis.overlay import contrasting_pixels
-from halonet.analysis.plots import plot_curves, plot_predictions
+from halonet.analysis.plots import plain, plot_curves, plot_predictions
 from halonet.training.classification.kind import Classification
 from halonet.training.classification.results import Predictions, _worth_showing
 
@@ -61,6 +61,15 @@ def test_predictions_name_answer_and_truth(drawn: list[Figure]) -> None:
     assert (right.get_title(), right.get_xlabel()) == ("cat  90 %", "")
     assert (wrong.get_title(), wrong.get_xlabel()) == ("dog  70 %", "is cat")
     assert wrong.images[0].get_array().shape == (4, 4, 3)  # type: ignore[union-attr]
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    """matplotlib reads what stands between two dollars as one, and refuses what it cannot read."""
+    told = {"answers": torch.tensor([0]), "confidences": torch.tensor([0.9]), "labels": torch.tensor([1])}
+    path = tmp_path / "p.png"
+    plot_predictions([torch.zeros(1, 4, 4)], class_names=["$^$", "$x_$"], subtitle="", path=path, **told)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert plain("5 $ of a long name", most=5) == r"5 \$ …"
 
 
 def test_pictures_are_png_files(tmp_path: Path) -> None:
