@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,12 @@ def test_an_unfinished_run(cut: Path, finished: Path) -> None:
     assert f"{100 * metrics['test']['accuracy']:.2f} %" not in page.text or "test images right" not in page.text
     assert {"curves", "settings", "sizes"} <= set(page.headings)
     assert not {"samples", "environment"} & set(page.headings)
+
+
+def test_the_command_to_go_on_can_be_pasted(cut: Path) -> None:
+    folder = cut.rename(cut.with_name("a run's folder"))
+    (command,) = [words for words in Page.read(write_report([folder])).words if words.startswith("halonet fit")]
+    assert shlex.split(command) == ["halonet", "fit", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
 
 
 def test_a_damaged_checkpoint_is_passed_over(cut: Path) -> None:

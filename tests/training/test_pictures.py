@@ -92,7 +92,14 @@ def test_fewer_images_than_places(wrong: int) -> None:
     assert sorted(chosen) == [0, 1, 2]
 
 
-def testcontrasting_pixels_stand_apart_where_something_is() -> None:
+def test_contrasting_pixels_of_an_oblong_image_are_three() -> None:
+    """Wide as it is, two of them must not leave nothing for the third."""
+    image = torch.zeros(1, 4, 64)
+    image[0, 2, [16, 31, 48]] = torch.tensor([1.0, 0.5, 0.9])
+    assert contrasting_pixels(image) == [(2, 16), (2, 48), (2, 31)]
+
+
+def test_contrasting_pixels_stand_apart_where_something_is() -> None:
     image = torch.zeros(1, 16, 16)
     image[0, 3, 4], image[0, 12, 10] = 2.0, 1.0
     queries = contrasting_pixels(image)

@@ -129,14 +129,20 @@ class LayerRecord:
         return self.at_queries([self.layout.query_of(pixel, self.image_size) for pixel in pixels])
 
     def at_queries(self, queries: Sequence[tuple[int, int]]) -> Rows:
-        """The attention of queries by their place in the map of queries, (row, column) each."""
+        """The attention of queries by their place in the map of queries, (row, column) each.
+
+        Raises:
+            ValueError: no query, or one outside the map.
+        """
+        check_pixels(queries, self.query_size, what="queries", of="map")
         weights = self._weights([self.layout.index_of(query) for query in queries])
         step, reduction = self.layout.stride, self.layout.reduction
         places = (torch.tensor(queries, dtype=torch.float32) * step + 0.5) / reduction - 0.5
         in_block = None
         if self.layout.axes is not None:
             inside = torch.stack([self._own_block(query) for query in queries])
-            in_block = (weights.map * inside[:, None].to(weights.map)).sum((-2, -1))
+            wide = torch.promote_types(weights.map.dtype, torch.float32)  # a sum in half precision may exceed the whole
+            in_block = (weights.map.to(wide) * inside[:, None].to(weights.map.device)).sum((-2, -1))
         return _rows(weights, in_block, places)
 
     def at_tokens(self) -> Rows:
@@ -288,14 +294,14 @@ def record_attention(
     return AttentionRecord(size, layers)
 
 
-def check_pixels(pixels: Sequence[Pixel], size: Size) -> None:
-    """Raises ValueError unless there are pixels, all inside an image of `size`."""
+def check_pixels(pixels: Sequence[Pixel], size: Size, *, what: str = "pixels", of: str = "image") -> None:
+    """Raises ValueError unless there are pixels, all inside an image of `size`. what, of: how they are called."""
     if not len(pixels):
-        raise ValueError("pixels must hold at least one (row, column), got none")
+        raise ValueError(f"{what} must hold at least one (row, column), got none")
     for row, column in pixels:
         if not (0 <= row < size[0] and 0 <= column < size[1]):
             raise ValueError(
-                f"pixels must lie inside the image of {size[0]}x{size[1]} pixels, got {(row, column)} (row, column)"
+                f"{what} must lie inside the {of} of {size[0]}x{size[1]} {what}, got {(row, column)} (row, column)"
             )
 
 

@@ -46,6 +46,24 @@ def test_shares_by_hand() -> None:
     assert rows.seen.tolist() == [36, 64, 48]
 
 
+def test_a_block_weighs_no_more_than_the_map_in_half_precision() -> None:
+    """Without a halo the block is all that is seen; a sum that is rounded to bfloat16 can be more."""
+    layer = layer_of(halo_size=0, relative="none").bfloat16()
+    rows = record_of(layer, torch.randn(1, 8, 8, 8).bfloat16()).at([(0, 0), (3, 5), (7, 7)])
+    assert rows.in_block is not None
+    torch.testing.assert_close(rows.in_block, rows.weights.sum((-2, -1)), rtol=1e-6, atol=0)
+
+
+def test_a_query_outside_the_map_is_refused() -> None:
+    """Its number would be that of another row's."""
+    record = record_of(layer_of(stride=2), torch.randn(1, 8, 11, 13))
+    for query in ((0, 7), (6, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"queries must lie inside the map of 6x7 queries, got"):
+            record.at_queries([query])
+    with pytest.raises(ValueError, match="queries must hold at least one"):
+        record.at_queries([])
+
+
 def test_the_own_block_is_cut_by_the_map() -> None:
     """A map of 6 x 5 in blocks of 4: the last has 2 x 1 pixels."""
     layer = layer_of(border="mask")
