@@ -194,6 +194,32 @@ def test_a_layer_in_training_tells_its_evaluation() -> None:
     assert layer.training
 
 
+def test_parameters_count_as_they_are_when_asked() -> None:
+    """Not as they were when the same layer was asked before."""
+    layer = layer_of()
+    record = record_of(layer, torch.randn(1, 8, 8, 8))
+    before = record.at([(3, 3)]).weights
+    with torch.no_grad():
+        layer.query.weight.zero_()
+    told = record.at([(3, 3)]).weights
+    assert not torch.equal(told, before)
+    assert (told[told > 0] == told.max()).all()  # a query of 0 looks at all alike
+
+
+@pytest.mark.parametrize("name", ["halonet_nano_32", "vil_nano_32"])
+def test_autocast_changes_nothing(name: str) -> None:
+    """Neither around the record, whose layers would read bfloat16, nor around what is asked of it."""
+    model, image = halonet.create_model(name, num_classes=2), torch.randn(1, 3, 32, 32)
+    usual = list(record_attention(model, image).layers.values())[-1]
+    vector = torch.ones(1, usual.num_global + usual.query_size[0] * usual.query_size[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        told = list(record_attention(model, image).layers.values())[-1]
+        inside = told.at([(3, 3)]).weights
+        assert torch.equal(told.pull(vector), usual.pull(vector))
+    assert torch.equal(inside, usual.at([(3, 3)]).weights)
+    assert torch.equal(told.at([(3, 3)]).weights, inside)
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_works_where_gradients_are_off(model: nn.Module, mode: type) -> None:
     image = torch.randn(1, 1, 32, 32)
