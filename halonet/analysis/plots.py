@@ -1,6 +1,7 @@
 """Pictures of a run: its curves and what it answered."""
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def plain(name: str, *, most: int | None = None) -> str:
     return cut.replace("$", r"\$")
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | PathLike[str]) -> None:
     """Writes the figure, beside its name and renamed: where the path ends in .svg as that, without a ground of its own,
     else as PNG."""
     as_svg = Path(path).suffix == ".svg"
