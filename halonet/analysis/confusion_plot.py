@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from halonet.analysis.classification import BINS, Figures, most_confused
-from halonet.analysis.plots import BLUE, GREY, ORANGE, save_figure, start_figure
+from halonet.analysis.plots import BLUE, GREY, ORANGE, plain, save_figure, start_figure
 
 MOST_CLASSES = 30  # that fit into one picture with their names
 
@@ -29,7 +29,7 @@ def plot_confusion(figures: Figures, class_names: Sequence[str], path: str | Pat
     picked = torch.tensor(chosen)
     counts = figures.confusion.index_select(0, picked).index_select(1, picked).to_dense().numpy()
     shares = counts / np.maximum(figures.class_images[picked].numpy()[:, None], 1)
-    names = [_short(class_names[index]) for index in chosen]
+    names = [plain(class_names[index], most=16) for index in chosen]
     side = max(4.5, 0.36 * len(chosen) + 2.0)
     figure, axes = start_figure(1, 1, size=(side + 0.6, side))
     axis = axes[0, 0]
@@ -92,7 +92,3 @@ def plot_calibration(figures: Figures, path: str | Path) -> None:
     for axis in (upper, lower):
         axis.set_xlim(0, 100)
     save_figure(figure, path)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 16 else name[:15] + "…"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from halonet.analysis.plots import BLUE, GREEN, ORANGE, save_figure, start_figure
+from halonet.analysis.plots import BLUE, GREEN, ORANGE, plain, save_figure, start_figure
 
 FONT_SIZE = 12  # pixels, on a picture that is shown as it is
 MASK_OPACITY = 0.45
@@ -217,7 +217,7 @@ def plot_detections(
         told = sample.told["scores"]
         count = int((np.asarray(told) >= threshold).sum())
         for axis, found, scores, title in (
-            (axes[row, 0], sample.truth, None, f"truth, {sample.name}" if sample.name else "truth"),
+            (axes[row, 0], sample.truth, None, f"truth, {plain(sample.name)}" if sample.name else "truth"),
             (axes[row, 1], sample.told, told, f"told, {count} from {100 * threshold:.0f} % on"),
         ):
             picture = draw_detections(

@@ -81,11 +81,11 @@ def draw_picture(axis: Any, picture: Any) -> None:
 
 
 def contrasting_pixels(image: Tensor) -> list[tuple[int, int]]:
-    """Three pixels (row, column) of an image (C, S, S) where something is to be seen: the most contrasting
-    ones that lie a quarter of the side apart."""
+    """Three pixels (row, column) of an image (C, H, W) where something is to be seen: the most contrasting
+    ones that lie a quarter of the shorter side apart."""
     grey = image.mean(0).cpu()
     contrast = (grey - grey.median()).abs()
-    side = grey.shape[-1]
+    side = min(grey.shape)
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in grey.shape), indexing="ij")
     queries: list[tuple[int, int]] = []
     for _ in range(3):

@@ -26,6 +26,7 @@ AXES: Mapping[str, str] = {
 # Axes that a report of `halonet bench model` has, and what it calls them.
 MEASURED: Mapping[str, str] = {"speed": "inference", "train_speed": "training step"}
 _SAME = ("device", "threads", "dtype", "batch", "compiled")
+_TOLD = ("device", "threads", "dtype", "batch", "versions")  # of a setting, under the picture
 _B7 = "B7"  # of Table 14, by which HaloNet's training times are divided
 
 
@@ -193,10 +194,19 @@ def _times(speed: Sequence[str | Path], mode: str) -> tuple[dict[str, float], di
             told, rows = report["setting"], report.get(mode)
             if rows is None:
                 raise ValueError(f"speed: expected a file with times of a pass in mode {mode!r}, got {path} without")
+            if not set(_TOLD) <= set(told):
+                raise KeyError(*_TOLD)
             found = {name: row["median_ms"] / told["batch"] for name, row in rows.items()}
         except FileNotFoundError as error:
             raise ValueError(f"speed: expected a file of `halonet bench model --json`, nothing is at {path}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (
+            json.JSONDecodeError,
+            UnicodeDecodeError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ZeroDivisionError,
+        ) as error:
             raise ValueError(f"speed: expected a file of `halonet bench model --json`, got {path}") from error
         differing = [key for key in _SAME if setting and told.get(key) != setting.get(key)]
         if differing:

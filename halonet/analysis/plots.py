@@ -93,13 +93,13 @@ def plot_predictions(
             spine.set_color(GREEN if right else RED)
             spine.set_linewidth(1.5 if right else 3.0)
         axis.set_title(
-            f"{_short(class_names[answer])}  {100 * confidence:.0f} %",
+            f"{plain(class_names[answer], most=14)}  {100 * confidence:.0f} %",
             fontsize=10,
             color="black" if right else RED,
             fontweight="normal" if right else "bold",
         )
         if not right:
-            axis.set_xlabel(f"is {_short(class_names[label])}", fontsize=10, color=RED, labelpad=2)
+            axis.set_xlabel(f"is {plain(class_names[label], most=14)}", fontsize=10, color=RED, labelpad=2)
     figure.suptitle(f"Answers on test images, with their probability\n{subtitle}", fontsize=11)
     save_figure(figure, path)
 
@@ -141,8 +141,10 @@ def _loss_ceiling(history: Sequence[Mapping[str, float]]) -> float:
     return 1.1 * max(train, 1.5 * validation, 1e-6)
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 14 else name[:13] + "…"
+def plain(name: str, *, most: int | None = None) -> str:
+    """A name of the user's as matplotlib is to be given it, at most so many letters: a dollar is no formula."""
+    cut = name if most is None or len(name) <= most else f"{name[: most - 1]}…"
+    return cut.replace("$", r"\$")
 
 
 def save_figure(figure: Any, path: str | PathLike[str]) -> None:

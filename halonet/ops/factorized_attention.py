@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from halonet.ops.checks import check_choice
 from halonet.ops.local_attention import local_attention
+from halonet.ops.precision import without_autocast
 
 KINDS = ("gaussian", "dot")
 MOST_OBLONG = 64  # times as wide as high, of a map that positions are laid out as
@@ -40,7 +40,7 @@ def factorized_attention(coefficients: Tensor, basis: Tensor, value: Tensor, *, 
     """
     _check("coefficients", coefficients, "basis", basis, value, kind)
     wide = torch.promote_types(value.dtype, torch.float32)
-    with _as_given(value.device.type):
+    with without_autocast(value.device.type):
         return _mixed(coefficients.to(wide), basis.to(wide), value.to(wide), kind).to(value.dtype)
 
 
@@ -87,7 +87,7 @@ def nonlocal_attention(
     if backend != "materialized" and kind == "gaussian" and (backend != "auto" or query.shape[1] == key.shape[1]):
         return _as_one_block(query, key, value, backend)
     wide = torch.promote_types(value.dtype, torch.float32)
-    with _as_given(value.device.type):
+    with without_autocast(value.device.type):
         scaled = query.to(wide) if kind == "gaussian" else query.to(wide) / key.shape[3]  # one map is enough
         scores = torch.einsum("bsnd,btnd->bnst", scaled, key.to(wide))
         weights = scores.softmax(dim=3) if kind == "gaussian" else scores
@@ -117,7 +117,7 @@ def factorized_attention_weights(
     """
     _check("coefficients", coefficients, "basis", basis, basis, kind)
     mixture, masks = _asked(coefficients, queries), _wide(basis)
-    with _as_given(basis.device.type):
+    with without_autocast(basis.device.type):
         if kind == "gaussian":
             mixture, masks = mixture.softmax(dim=3), masks.softmax(dim=1)
         else:
@@ -142,7 +142,7 @@ def nonlocal_attention_weights(query: Tensor, key: Tensor, *, queries: Sequence[
     """
     _check("query", query, "key", key, key, kind)
     asked = _asked(query, queries)
-    with _as_given(query.device.type):
+    with without_autocast(query.device.type):
         scores = torch.einsum("bqnd,btnd->bqnt", asked, _wide(key))
         weights = scores.softmax(dim=3) if kind == "gaussian" else scores / key.shape[3]
     return weights.to(query.dtype)
@@ -181,11 +181,6 @@ def _as_one_block(query: Tensor, key: Tensor, value: Tensor, backend: str) -> Te
     maps = [tensor.unflatten(1, (height, width)) for tensor in (query, key, value)]
     output = local_attention(*maps, block_size=(height, width), halo_size=0, scale=1.0, backend=backend)
     return output.flatten(1, 2)[:, :positions]
-
-
-def _as_given(device: str) -> AbstractContextManager[object]:
-    """Without autocast, which would narrow what was widened."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _check(first_name: str, first: Tensor, second_name: str, second: Tensor, value: Tensor, kind: str) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
+
+from halonet.ops.precision import without_autocast
 
 EPSILON = 1e-4  # keeps features, and so denominators, above 0
 
@@ -56,8 +56,7 @@ def performer_attention(query: Tensor, key: Tensor, value: Tensor, features: Ten
     Returns:
         (B, T, N, Dv), in the dtype of the value; half precision is widened inside.
     """
-    device = query.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(query.device.type):
         of_query, of_key = _features_of(query, key, features)
         context = torch.einsum("bsnk,bsnd->bnkd", of_key, value.to(of_key.dtype))
         total = torch.einsum("btnk,bnk->btn", of_query, of_key.sum(dim=1))
@@ -76,8 +75,7 @@ def performer_attention_weights(query: Tensor, key: Tensor, features: Tensor) ->
     Returns:
         (B, T, N, S), in the dtype of the query; half precision is widened inside.
     """
-    device = query.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(query.device.type):
         of_query, of_key = _features_of(query, key, features)
         products = torch.einsum("btnk,bsnk->btns", of_query, of_key)
         return (products / products.sum(dim=3, keepdim=True)).to(query.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, save_figure, start_figure
+from halonet.analysis.plots import BLUE, GREEN, GREY, ORANGE, RED, plain, save_figure, start_figure
 from halonet.analysis.score import Score
 
 Rows = Sequence[Mapping[str, float]]
@@ -95,7 +95,7 @@ def plot_runs(histories: Mapping[str, Rows], path: Path, *, score: Score) -> Non
         for (run, history), colour in zip(histories.items(), cycle(COLOURS)):
             marker = "o" if len(history) < 3 else None
             values = factor * column(history, name)
-            axis.plot(column(history, "epoch"), values, color=colour, linewidth=1.8, label=run, marker=marker)
+            axis.plot(column(history, "epoch"), values, color=colour, linewidth=1.8, label=plain(run), marker=marker)
         axis.set_title(title)
         axis.set_ylabel(label)
         axis.set_xlabel("epoch")
@@ -122,7 +122,7 @@ def plot_rows(rows: Mapping[str, Sequence[Rows]], path: Path, *, score: Score, c
             _score_line(axis, history, score, color=GREY, alpha=0.25, linewidth=0.8)
         for history in histories:
             _score_line(axis, history, score, color=BLUE, alpha=0.9, linewidth=1.5)
-        axis.set_title(label if len(label) <= 34 else f"{label[:33]}…", fontsize=8.5)
+        axis.set_title(plain(label, most=34), fontsize=8.5)
         axis.tick_params(labelsize=7)
         if len(finite):
             axis.set_ylim(float(np.quantile(finite, 0.1)), score.most)

@@ -40,7 +40,7 @@ def own_judged(run: RunFiles) -> Judged | None:
     for judged in run.judged:
         values = judged.values
         own = values.get("split") == "test" and values.get("data") == run.data
-        if own and "per_class" in values and values.get("images") == values.get("of_images"):
+        if own and values["images"] == values.get("of_images"):
             return judged
     return None
 
@@ -171,7 +171,7 @@ def _elsewhere(run: RunFiles, own: Judged | None) -> Markup:
     rows = []
     for judged in run.judged:
         values = judged.values
-        if judged is own or "accuracy" not in values:
+        if judged is own:
             continue
         low, high = values["accuracy_interval"]
         rows.append(
@@ -193,12 +193,12 @@ def headline(run: RunFiles) -> tuple[str, str]:
     assert run.metrics is not None
     test = run.metrics["test"]
     words = []
-    total, limited = run.metrics["images"].get("test"), repr(run.config.trainer.limit_test_batches) != "1.0"
+    total, limited = run.metrics.get("images", {}).get("test"), repr(run.config.trainer.limit_test_batches) != "1.0"
     if limited:
         words.append("of a part of the test images (trainer.limit_test_batches) right")
     elif total:
         words.append(f"of {total:,} test images right")
-    if "accuracy_interval" in test:
+    if test.get("accuracy_interval"):
         low, high = test["accuracy_interval"]
         words.append(f"95 % interval {100 * low:.1f} to {100 * high:.1f} %")
     return run.score.show_long(test["accuracy"]), ", ".join(words)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import yaml
@@ -17,11 +18,36 @@ from halonet.analysis.score import Score
 from halonet.training.callbacks import History
 from halonet.training.checkpointing import read_checkpoint
 from halonet.training.config import RunConfig
+from halonet.training.effective import in_words
 from halonet.training.files import CHECKPOINTS, CONFIG, EFFECTIVE, METRICS, STEPS, WEIGHTS, kept_checkpoints
 from halonet.training.judgement import JUDGED
 from halonet.training.run import TASKS
 from halonet.training.steps import read_steps
 from halonet.training.task import TaskKind
+
+# What a page needs of metrics.json, and of each row of its history.
+_METRICS: Mapping[str, type | UnionType] = {
+    "data": str,
+    "test": dict,
+    "history": list,
+    "test_is_val": bool,
+    "epoch": int,
+    "epochs": int,
+    "parameters": int,
+    "training_seconds": int | float,
+}
+_OF_EPOCHS = ("epoch", "lr", "seconds")
+# What a classification's page needs of judged.json.
+_OF_JUDGED = (
+    "data",
+    "part",
+    "images",
+    "accuracy",
+    "accuracy_interval",
+    "calibration_error",
+    "per_class",
+    "confused",
+)
 
 
 @dataclass(frozen=True)
@@ -94,32 +120,51 @@ def read_run(folder: Path) -> RunFiles:
     if not is_run(folder):
         raise ValueError(f"{folder}: no run's folder, which has a {CONFIG}")
     damaged: list[str] = []
-    metrics = read_json(folder / METRICS) if (folder / METRICS).is_file() else None
-    history: Sequence[dict[str, float]] = []
-    if metrics is not None:
-        missing = [name for name in ("data", "test", "history") if name not in metrics]
-        if missing:
-            raise ValueError(f"{folder / METRICS}: no metrics of a run, without {', '.join(missing)}")
-        history = [_numbers(row) for row in metrics["history"]]
-    else:
-        history = _kept_history(folder, damaged)
+    config = _config(folder / CONFIG)
+    metrics = _metrics(folder / METRICS, config) if (folder / METRICS).is_file() else None
+    history = _kept_history(folder, damaged) if metrics is None else [_numbers(row) for row in metrics["history"]]
     return RunFiles(
         folder=folder,
-        config=_config(folder / CONFIG),
+        config=config,
         metrics=metrics,
-        effective=_yaml(folder / EFFECTIVE) if (folder / EFFECTIVE).is_file() else None,
+        effective=_effective(folder / EFFECTIVE, damaged),
         history=history,
         steps=_steps(folder / STEPS, damaged),
-        judged=_judged(folder, damaged),
+        judged=_judged(folder, damaged, needed=_OF_JUDGED if config.task == "classification" else ()),
         damaged=damaged,
     )
 
 
+def _metrics(path: Path, config: RunConfig) -> dict[str, Any]:
+    """Of a finished run, with all that a page takes for granted."""
+    metrics = read_json(path)
+    missing = [name for name in _METRICS if name not in metrics]
+    if missing:
+        raise ValueError(f"{path}: no metrics of a run, without {', '.join(missing)}")
+    wrong = [name for name, kind in _METRICS.items() if not isinstance(metrics[name], kind)]
+    counted = "pairs" if config.task == "stereo" else "images"
+    if not isinstance(metrics.get(counted, {}), dict):
+        wrong.append(counted)
+    if not wrong:
+        score, test = TASKS[config.task].score.name, metrics["test"]
+        untold = config.task == "classification"  # others may have found nothing to tell it of
+        if not isinstance(test.get(score), int | float if untold else int | float | None):
+            wrong.append(f"test.{score}")
+        if not all(isinstance(row, dict) and set(_OF_EPOCHS) <= set(row) for row in metrics["history"]):
+            wrong.append("history")
+    if wrong:
+        raise ValueError(f"{path}: no metrics of a run, it does not have {', '.join(wrong)} as a run writes it")
+    return metrics
+
+
 def _config(path: Path) -> RunConfig:
     try:
-        return RunConfig.from_dict(_yaml(path))
+        config = RunConfig.from_dict(_yaml(path))
     except TypeError as error:  # a setting that this version does not have
         raise ValueError(f"{path}: no settings of a run that this version reads: {error}") from error
+    if config.task not in TASKS:
+        raise ValueError(f"{path}: task: expected one of {', '.join(TASKS)}, got {config.task!r}")
+    return config
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -157,6 +202,18 @@ def _kept_history(folder: Path, damaged: list[str]) -> list[dict[str, float]]:
     return []
 
 
+def _effective(path: Path, damaged: list[str]) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        facts = _yaml(path)
+        in_words(facts)  # as the page will tell them
+    except (ValueError, KeyError, TypeError):
+        damaged.append(f"{path.name} cannot be read as what settings came to")
+        return None
+    return facts
+
+
 def _steps(path: Path, damaged: list[str]) -> list[dict[str, float]]:
     if not path.is_file():
         return []
@@ -167,11 +224,17 @@ def _steps(path: Path, damaged: list[str]) -> list[dict[str, float]]:
         return []
 
 
-def _judged(folder: Path, damaged: list[str]) -> list[Judged]:
+def _judged(folder: Path, damaged: list[str], *, needed: Sequence[str]) -> list[Judged]:
     found = []
     for path in sorted(folder.glob(f"*/{JUDGED}")):
         try:
-            found.append(Judged(path.parent, read_json(path)))
+            values = read_json(path)
         except ValueError as error:
             damaged.append(str(error))
+            continue
+        missing = [name for name in needed if values.get(name) is None]
+        if missing:
+            damaged.append(f"{path}: no judgement of a classifier, without {', '.join(missing)}")
+        else:
+            found.append(Judged(path.parent, values))
     return found

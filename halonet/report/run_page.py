@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import statistics
 from typing import Any
 
@@ -104,7 +105,7 @@ def _missing(run: RunFiles) -> list[Any]:
     notes: list[Any] = [f"No metrics.json: the run is under way, or was stopped. {ago}"]
     checkpoint = run.folder / CHECKPOINTS / LAST
     if kept_checkpoints(checkpoint.parent):
-        command = element("code", f"halonet fit --ckpt_path {checkpoint}")
+        command = element("code", f"halonet fit --ckpt_path {shlex.quote(str(checkpoint))}")
         notes.append(joined(["If it was stopped, it goes on with", command], " "))
     else:
         notes.append("No checkpoint was written yet, so that the epochs' figures are not known.")

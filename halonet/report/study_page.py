@@ -53,13 +53,15 @@ def _form(folder: Path, values: Mapping[str, Any], *, several: bool) -> list[Sec
     after = (", small form" if small else ", the paper's form") if several else ""
     name = "small" if small else "paper"
     drawn = picture(folder / f"{SMALL if small else ''}{PICTURE}", alt="published beside measured", is_chart=True)
-    runs = _runs(folder, values["rows"])
+    runs, unread = _runs(folder, values["rows"])
     facts_of = [(key, value) for key, value in values["environment"].items()]
     return [
         Section(f"{name}-table", f"Published beside measured{after}", joined([_marks(values), _table(values), drawn])),
         Section(f"{name}-statements", f"What the paper says{after}", _statements(values["statements"])),
         Section(f"{name}-seeds", f"Seeds{after}", _seeds(values["rows"])),
-        Section(f"{name}-runs", f"Trainings{after}", _trainings(folder, values["rows"], runs)),
+        Section(
+            f"{name}-runs", f"Trainings{after}", joined([_trainings(folder, values["rows"], runs), bullets(unread)])
+        ),
         Section(
             f"{name}-notes",
             f"Notes and environment{after}",
@@ -143,19 +145,25 @@ def _deviation(value: float | None) -> Number:
     return Number(value, "-" if value is None else f"{value:.2f}")
 
 
-def _runs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, RunFiles]]:
-    """The trainings that the results are of, by row and seed: those whose accuracy is the one told."""
+def _runs(folder: Path, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, dict[int, RunFiles]], list[str]]:
+    """The trainings that the results are of, by row and seed: those whose accuracy is the one told; and in words those
+    that cannot be read, as an old one that another version left."""
     found: dict[str, dict[int, RunFiles]] = {}
+    unread: list[str] = []
     for row in rows:
         by_seed = (row["measured"] or {}).get("by_seed", {})
         for path in sorted((folder / row["name"]).glob(f"seed*/*/{METRICS}")):
             if not is_run(path.parent):
                 continue
-            run = read_run(path.parent)
+            try:
+                run = read_run(path.parent)
+            except ValueError as error:
+                unread.append(str(error))
+                continue
             assert run.metrics is not None
             if by_seed.get(str(run.config.seed)) == 100.0 * run.metrics["test"]["accuracy"]:
                 found.setdefault(row["name"], {})[run.config.seed] = run
-    return found
+    return found, unread
 
 
 def _trainings(folder: Path, rows: Sequence[Mapping[str, Any]], runs: Mapping[str, Mapping[int, RunFiles]]) -> Markup:

@@ -110,9 +110,15 @@ def test_mistakes(tmp_path: Path) -> None:
         pareto(axis="speed", speed=[tmp_path / "nowhere.json"])
     with pytest.raises(ValueError, match="speed: files are drawn over x speed or train_speed, got x parameters"):
         pareto(speed=[one])
-    (tmp_path / "none.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"expected a file of `halonet bench model --json`, got .*none.json"):
-        pareto(axis="speed", speed=[tmp_path / "none.json"])
+    rows = {"vil_tiny_224": {"median_ms": 1.0}}
+    for told in (
+        [],
+        {"setting": {"batch": 4}, "inference": rows},
+        {"setting": SETTING | {"batch": 0}, "inference": rows},
+    ):
+        (tmp_path / "none.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match=r"expected a file of `halonet bench model --json`, got .*none.json"):
+            pareto(axis="speed", speed=[tmp_path / "none.json"])
     assert set(MEASURED) < set(AXES)
     with pytest.raises(ValueError, match="x: expected an axis that vil_table4 has figures of, got step_time"):
         draw(pareto("vil_table4", axis="step_time"), tmp_path / "none.png")

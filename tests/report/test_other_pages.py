@@ -50,7 +50,7 @@ def studied(pair: Study, tmp_path: Path) -> Path:
     results = collect(pair, rows=pair.rows, jobs=jobs, failures={}, small=True, given={})
     write_results(results, tmp_path)
     stale = tmp_path / "pair" / "plain" / "seed0-00000000" / "2020-01-01_00-00-00"
-    leave_run(stale, jobs[0].config, {"data": "digits", "test": {"accuracy": 0.1}, "history": []})
+    leave_run(stale, jobs[0].config, {**metrics_of(folder), "test": {"accuracy": 0.1}})
     return tmp_path / "pair"
 
 
@@ -69,6 +69,17 @@ def test_a_study(studied: Path) -> None:
     assert len(folders) == 4
     assert not any("00000000" in words for words in folders)
     assert sum("rows" in str(image["alt"]) or "row's" in str(image["alt"]) for image in page.all("img")) == 1
+
+
+def test_a_training_of_a_study_that_cannot_be_read_is_told(studied: Path) -> None:
+    """As one that another version left: the results are shown all the same."""
+    old = studied / "se" / "seed0-11111111" / "2020-01-01_00-00-00"
+    old.mkdir(parents=True)
+    (old / "config.yaml").write_text("optim: {speed: 3}")
+    (old / "metrics.json").write_text("{}")
+    page = Page.read(write_report([studied]))
+    assert "77.6 base 81.00 ± 1.41 (2) base 1,000" in page.text
+    assert f"{old / 'config.yaml'}: no settings of a run that this version reads" in page.text
 
 
 def test_several_runs(tmp_path: Path) -> None:
@@ -92,7 +103,9 @@ def test_several_runs(tmp_path: Path) -> None:
 
 def test_runs_of_several_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, task in (("a", "classification"), ("b", "stereo")):
-        leave_run(tmp_path / name, RunConfig.from_dict({"task": task}), {"data": "x", "test": {}, "history": []})
+        told = {"data": "x", "test": {"accuracy": 0.5}, "history": [], "parameters": 1, "training_seconds": 1.0}
+        about = {"epoch": 1, "epochs": 1, "test_is_val": False}
+        leave_run(tmp_path / name, RunConfig.from_dict({"task": task}), {**told, **about})
     assert "expected runs of one task, got classification, stereo" in error_line(capsys, "report", "a", "b")
 
 
@@ -121,7 +134,7 @@ DETECTION = {
 
 @pytest.mark.parametrize("case", [STEREO, DETECTION], ids=["stereo", "detection"])
 def test_other_tasks(case: dict[str, Any], tmp_path: Path) -> None:
-    shared = {"data": "drawn", "epoch": 1, "epochs": 1, "test_is_val": True, "training_seconds": 3.0}
+    shared = {"data": "drawn", "epoch": 1, "epochs": 1, "test_is_val": True, "training_seconds": 3.0, "parameters": 1}
     score = {"stereo": "epe", "detection": "box_ap"}[case["config"]["task"]]
     row = {"epoch": 1.0, "train/loss": 1.0, f"val/{score}": 0.5, "lr": 0.1, "seconds": 3.0}
     metrics = {**shared, **case["further"], "test": case["test"], "history": [row]}

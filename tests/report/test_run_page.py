@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,12 @@ def test_an_unfinished_run(cut: Path, finished: Path) -> None:
     assert not {"samples", "environment"} & set(page.headings)
 
 
+def test_the_command_to_go_on_can_be_pasted(cut: Path) -> None:
+    folder = cut.rename(cut.with_name("a run's folder"))
+    (command,) = [words for words in Page.read(write_report([folder])).words if words.startswith("halonet fit")]
+    assert shlex.split(command) == ["halonet", "fit", "--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+
+
 def test_a_damaged_checkpoint_is_passed_over(cut: Path) -> None:
     last = cut / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:1000])
@@ -185,6 +192,39 @@ def test_the_command_on_files_alone(finished: Path, tmp_path: Path, capsys: pyte
     assert "--no-compute" in page.text
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"test": {}}, "test.accuracy"),
+        ({"test": [0.5]}, "test"),
+        ({"images": 3}, "images"),
+        ({"epoch": None, "training_seconds": "1 s"}, "epoch, training_seconds"),
+        ({"history": [{"epoch": 1.0}]}, "history"),
+        ({"history": "none"}, "history"),
+    ],
+)
+def test_metrics_that_no_run_wrote(change: dict[str, object], told: str, finished: Path, tmp_path: Path) -> None:
+    folder = leave_run(tmp_path / "run", RunConfig(), {**metrics_of(finished), **change})
+    with pytest.raises(ValueError, match=f"no metrics of a run, it does not have {told} as a run writes it"):
+        write_report([folder])
+    assert not list(folder.glob("*.html"))
+
+
+def test_files_beside_the_metrics_that_no_run_wrote(finished: Path, tmp_path: Path) -> None:
+    """They are named, and left out."""
+    folder = tmp_path / "damaged"
+    shutil.copytree(finished, folder)
+    (folder / "effective.yaml").write_text("devices: many")
+    (folder / "judged-others-test").mkdir()
+    (folder / "judged-others-test" / "judged.json").write_text('{"accuracy": 0.5, "images": 7}')
+    (folder / "steps.csv").write_bytes(bytes(range(256)))
+    page = Page.read(write_report([folder], options=FILES_ALONE))
+    assert "effective.yaml cannot be read as what settings came to" in page.text
+    assert "no judgement of a classifier, without data, part, accuracy_interval" in page.text
+    assert "steps.csv cannot be read" in page.text
+    assert "elsewhere" not in page.headings
+
+
 def test_what_is_no_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty").mkdir()
     assert "empty is no run's folder (which has config.yaml)" in error_line(capsys, "report", tmp_path / "empty")
@@ -199,6 +239,10 @@ def test_what_is_no_run(finished: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"{broken / 'metrics.json'} is no JSON" in error_line(capsys, "report", broken)
     (broken / "metrics.json").write_text("{}")
     assert "without data, test, history" in error_line(capsys, "report", broken)
+    (broken / "config.yaml").write_text("task: dancing")
+    assert "task: expected one of classification, stereo, detection, got 'dancing'" in error_line(
+        capsys, "report", broken
+    )
     (broken / "config.yaml").write_text("optim: {speed: 3}")
     (broken / "metrics.json").unlink()
     assert "no settings of a run that this version reads" in error_line(capsys, "report", broken)

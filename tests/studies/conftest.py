@@ -54,6 +54,8 @@ def leave_metrics(job: Job, accuracy: float, *, train: int = 360, test_is_val: b
         "images": {"train": train, "val": 179, "test": 1258},
         "test": {"accuracy": accuracy},
         "test_is_val": test_is_val,
+        "epoch": 1,
+        "epochs": 1,
         "training_seconds": 2.0,
         "device": "cpu (x86_64)",
         "threads": 1,

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from halonet.analysis import plots
 from halonet.analysis.overlay import contrasting_pixels
-from halonet.analysis.plots import plot_curves, plot_predictions
+from halonet.analysis.plots import plain, plot_curves, plot_predictions
 from halonet.training.classification.kind import Classification
 from halonet.training.classification.results import Predictions, _worth_showing
 
@@ -63,6 +63,15 @@ def test_predictions_name_answer_and_truth(drawn: list[Figure]) -> None:
     assert wrong.images[0].get_array().shape == (4, 4, 3)  # type: ignore[union-attr]
 
 
+def test_a_dollar_in_a_name_is_no_formula(tmp_path: Path) -> None:
+    """matplotlib reads what stands between two dollars as one, and refuses what it cannot read."""
+    told = {"answers": torch.tensor([0]), "confidences": torch.tensor([0.9]), "labels": torch.tensor([1])}
+    path = tmp_path / "p.png"
+    plot_predictions([torch.zeros(1, 4, 4)], class_names=["$^$", "$x_$"], subtitle="", path=path, **told)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert plain("5 $ of a long name", most=5) == r"5 \$ …"
+
+
 def test_pictures_are_png_files(tmp_path: Path) -> None:
     plot_curves([row(1)], tmp_path / "c.png", score=Classification.score)
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
@@ -83,7 +92,14 @@ def test_fewer_images_than_places(wrong: int) -> None:
     assert sorted(chosen) == [0, 1, 2]
 
 
-def testcontrasting_pixels_stand_apart_where_something_is() -> None:
+def test_contrasting_pixels_of_an_oblong_image_are_three() -> None:
+    """Wide as it is, two of them must not leave nothing for the third."""
+    image = torch.zeros(1, 4, 64)
+    image[0, 2, [16, 31, 48]] = torch.tensor([1.0, 0.5, 0.9])
+    assert contrasting_pixels(image) == [(2, 16), (2, 48), (2, 31)]
+
+
+def test_contrasting_pixels_stand_apart_where_something_is() -> None:
     image = torch.zeros(1, 16, 16)
     image[0, 3, 4], image[0, 12, 10] = 2.0, 1.0
     queries = contrasting_pixels(image)

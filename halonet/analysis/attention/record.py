@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from halonet.analysis.attention.mechanisms import KINDS, Mechanism, mechanism_of
 from halonet.analysis.attention.watching import at_layers
 from halonet.analysis.attention.weights import Layout, Size, Weights
+from halonet.ops.precision import without_autocast
 
 Corner = tuple[float, float]
 Pixel = tuple[int, int]
@@ -54,9 +55,12 @@ class Frames:
 
 @dataclass(eq=False)
 class _Latest:
-    """Projections of the layer that was asked last, shared by the layers of a record: one at a time is kept."""
+    """Projections of the layer that was asked last, shared by the layers of a record: one at a time is kept.
 
-    name: str | None = None
+    of: the layer's name and its parameters as they were then.
+    """
+
+    of: tuple[Any, ...] | None = None
     parts: tuple[Tensor, Tensor, Tensor] | None = None
 
 
@@ -129,14 +133,20 @@ class LayerRecord:
         return self.at_queries([self.layout.query_of(pixel, self.image_size) for pixel in pixels])
 
     def at_queries(self, queries: Sequence[tuple[int, int]]) -> Rows:
-        """The attention of queries by their place in the map of queries, (row, column) each."""
+        """The attention of queries by their place in the map of queries, (row, column) each.
+
+        Raises:
+            ValueError: no query, or one outside the map.
+        """
+        check_pixels(queries, self.query_size, what="queries", of="map")
         weights = self._weights([self.layout.index_of(query) for query in queries])
         step, reduction = self.layout.stride, self.layout.reduction
         places = (torch.tensor(queries, dtype=torch.float32) * step + 0.5) / reduction - 0.5
         in_block = None
         if self.layout.axes is not None:
             inside = torch.stack([self._own_block(query) for query in queries])
-            in_block = (weights.map * inside[:, None].to(weights.map)).sum((-2, -1))
+            wide = torch.promote_types(weights.map.dtype, torch.float32)  # a sum in half precision may exceed the whole
+            in_block = (weights.map.to(wide) * inside[:, None].to(weights.map.device)).sum((-2, -1))
         return _rows(weights, in_block, places)
 
     def at_tokens(self) -> Rows:
@@ -162,7 +172,7 @@ class LayerRecord:
             (Q, G + h * w), on the keys, on the CPU; float32, of a model in float64 float64.
         """
         count = self.num_global + self.map_size[0] * self.map_size[1]
-        with torch.inference_mode(False), _evaluating(self._layer):
+        with torch.inference_mode(False), _evaluating(self._layer, self._inputs[0].device.type):
             query, key, _ = self._projected()
             probe = key.new_zeros(1, count, self.num_heads, len(relevance)).requires_grad_()
             with torch.enable_grad():
@@ -202,15 +212,16 @@ class LayerRecord:
         return mechanism_of(self._layer)
 
     def _weights(self, indices: Sequence[int]) -> Weights:
-        with torch.inference_mode(False), torch.no_grad(), _evaluating(self._layer):
+        with torch.inference_mode(False), torch.no_grad(), _evaluating(self._layer, self._inputs[0].device.type):
             query, key, _ = self._projected()
             return self._entry.rows(self._layer, query, key, indices, self.layout)
 
     def _projected(self) -> tuple[Tensor, Tensor, Tensor]:
-        if self._latest.name != self.name or self._latest.parts is None:
+        now = (self.name, *_versions(self._layer))
+        if self._latest.of != now or self._latest.parts is None:
             with torch.inference_mode(False), torch.no_grad():
                 self._latest.parts = self._entry.project(self._layer, self._inputs)
-            self._latest.name = self.name
+            self._latest.of = now
         return self._latest.parts
 
     def _own_block(self, query: tuple[int, int]) -> Tensor:
@@ -256,7 +267,7 @@ def record_attention(
 
     Args:
         model: any model with layers of `halonet.layers`, or timm's after `accelerate`; run in evaluation mode, without
-            gradients, and left as it was.
+            gradients and autocast, and left as it was.
         image: (1, C, H, W), prepared as the model expects.
         run: called with the image instead of the model, for one whose own forward wants more than an image: the
             backbone of a detector, the features of a stereo network.
@@ -288,25 +299,31 @@ def record_attention(
     return AttentionRecord(size, layers)
 
 
-def check_pixels(pixels: Sequence[Pixel], size: Size) -> None:
-    """Raises ValueError unless there are pixels, all inside an image of `size`."""
+def check_pixels(pixels: Sequence[Pixel], size: Size, *, what: str = "pixels", of: str = "image") -> None:
+    """Raises ValueError unless there are pixels, all inside an image of `size`. what, of: how they are called."""
     if not len(pixels):
-        raise ValueError("pixels must hold at least one (row, column), got none")
+        raise ValueError(f"{what} must hold at least one (row, column), got none")
     for row, column in pixels:
         if not (0 <= row < size[0] and 0 <= column < size[1]):
             raise ValueError(
-                f"pixels must lie inside the image of {size[0]}x{size[1]} pixels, got {(row, column)} (row, column)"
+                f"{what} must lie inside the {of} of {size[0]}x{size[1]} {what}, got {(row, column)} (row, column)"
             )
 
 
 @contextmanager
-def _evaluating(layer: nn.Module) -> Iterator[None]:
-    """The layer itself in evaluation mode: some attend otherwise while they train."""
+def _evaluating(layer: nn.Module, device: str) -> Iterator[None]:
+    """The layer itself in evaluation mode, for some attend otherwise while they train, and without autocast."""
     mode, layer.training = layer.training, False
     try:
-        yield
+        with without_autocast(device):
+            yield
     finally:
         layer.training = mode
+
+
+def _versions(layer: nn.Module) -> list[tuple[int, int]]:
+    """What changes with a layer's parameters; those made in inference mode, which cannot train, do not tell."""
+    return [(id(one), 0 if one.is_inference() else one._version) for one in layer.state_dict(keep_vars=True).values()]
 
 
 def _rows(weights: Weights, in_block: Tensor | None, places: Tensor | None) -> Rows:

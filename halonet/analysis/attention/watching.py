@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from halonet.ops.precision import without_autocast
+
 Seen = TypeVar("Seen")
 
 
@@ -24,7 +26,7 @@ def at_layers(
     """What `look` makes of every layer of some kinds and of what that layer reads.
 
     Args:
-        model: run in evaluation mode, without gradients, and left as it was.
+        model: run in evaluation mode, without gradients and autocast, and left as it was.
         images: what it is run on.
         kinds: classes of the layers.
         look: called with the layer and the arguments of its forward, just before it runs.
@@ -43,6 +45,7 @@ def at_layers(
 
     training = {module: module.training for module in model.modules()}
     with ExitStack() as stack, torch.inference_mode(False), torch.no_grad():
+        stack.enter_context(without_autocast(images.device.type))  # else a layer might read another dtype than it has
         if "torch._dynamo" in sys.modules:  # else nothing is compiled; a compiled model would run without the hooks
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for name, layer in model.named_modules():

@@ -46,6 +46,24 @@ def test_shares_by_hand() -> None:
     assert rows.seen.tolist() == [36, 64, 48]
 
 
+def test_a_block_weighs_no_more_than_the_map_in_half_precision() -> None:
+    """Without a halo the block is all that is seen; a sum that is rounded to bfloat16 can be more."""
+    layer = layer_of(halo_size=0, relative="none").bfloat16()
+    rows = record_of(layer, torch.randn(1, 8, 8, 8).bfloat16()).at([(0, 0), (3, 5), (7, 7)])
+    assert rows.in_block is not None
+    torch.testing.assert_close(rows.in_block, rows.weights.sum((-2, -1)), rtol=1e-6, atol=0)
+
+
+def test_a_query_outside_the_map_is_refused() -> None:
+    """Its number would be that of another row's."""
+    record = record_of(layer_of(stride=2), torch.randn(1, 8, 11, 13))
+    for query in ((0, 7), (6, 0), (0, -1)):
+        with pytest.raises(ValueError, match=r"queries must lie inside the map of 6x7 queries, got"):
+            record.at_queries([query])
+    with pytest.raises(ValueError, match="queries must hold at least one"):
+        record.at_queries([])
+
+
 def test_the_own_block_is_cut_by_the_map() -> None:
     """A map of 6 x 5 in blocks of 4: the last has 2 x 1 pixels."""
     layer = layer_of(border="mask")
@@ -174,6 +192,32 @@ def test_a_layer_in_training_tells_its_evaluation() -> None:
     layer.mode = 2
     assert torch.equal(record.at([(4, 4)]).weights, expected.weights)
     assert layer.training
+
+
+def test_parameters_count_as_they_are_when_asked() -> None:
+    """Not as they were when the same layer was asked before."""
+    layer = layer_of()
+    record = record_of(layer, torch.randn(1, 8, 8, 8))
+    before = record.at([(3, 3)]).weights
+    with torch.no_grad():
+        layer.query.weight.zero_()
+    told = record.at([(3, 3)]).weights
+    assert not torch.equal(told, before)
+    assert (told[told > 0] == told.max()).all()  # a query of 0 looks at all alike
+
+
+@pytest.mark.parametrize("name", ["halonet_nano_32", "vil_nano_32"])
+def test_autocast_changes_nothing(name: str) -> None:
+    """Neither around the record, whose layers would read bfloat16, nor around what is asked of it."""
+    model, image = halonet.create_model(name, num_classes=2), torch.randn(1, 3, 32, 32)
+    usual = list(record_attention(model, image).layers.values())[-1]
+    vector = torch.ones(1, usual.num_global + usual.query_size[0] * usual.query_size[1])
+    with torch.autocast("cpu", torch.bfloat16):
+        told = list(record_attention(model, image).layers.values())[-1]
+        inside = told.at([(3, 3)]).weights
+        assert torch.equal(told.pull(vector), usual.pull(vector))
+    assert torch.equal(inside, usual.at([(3, 3)]).weights)
+    assert torch.equal(told.at([(3, 3)]).weights, inside)
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
