@@ -59,11 +59,14 @@ def explain(
         The files written.
 
     Raises:
-        ValueError: what `subject_of` raises, out ending in .npz, more than one picture for queries, an unknown layer,
-            head or backend, a query outside the picture, a model that does not attend so, or a rollout that cannot be.
+        ValueError: what `subject_of` raises, out ending in .npz or the image itself, more than one picture for queries,
+            an unknown layer, head or backend, a query outside the picture, a model that does not attend so, or a
+            rollout that cannot be.
     """
     if out.suffix == ".npz":
         raise ValueError(f"out must be the name of the picture, got {out}; the numbers are named after it")
+    if any(path.resolve() == out.resolve() for path in images):
+        raise ValueError(f"out must be another file than the image, got {out} for both")
     if not basis and len(images) != 1:
         raise ValueError(f"expected one image where queries attend, got {len(images)}; several are for basis masks")
     if basis and layer is not None and len(layer) != 1:

@@ -67,7 +67,12 @@ def _from_weights(path: Path, img_size: int | None) -> Subject:
 
 
 def _from_name(name: str, img_size: int | None) -> Subject:
-    torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _with_random_weights(name, img_size)
+
+
+def _with_random_weights(name: str, img_size: int | None) -> Subject:
     if is_detector(name):
         from halonet.detection import create_detector
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import halonet
@@ -190,6 +191,22 @@ def test_what_cannot_be_drawn_is_told(options: tuple[str, ...], message: str, ph
 def test_queries_want_one_picture(photo: Path, capsys: Capture) -> None:
     assert main(["explain", str(photo), str(photo), "--model", "halonet_nano_32"]) == 2
     assert "expected one image where queries attend, got 2" in capsys.readouterr().err
+
+
+def test_the_image_is_not_written_over(photo: Path, capsys: Capture) -> None:
+    before = photo.read_bytes()
+    assert main(["explain", str(photo), "--model", "halonet_nano_32", "--out", str(photo)]) == 2
+    assert "out must be another file than the image" in capsys.readouterr().err
+    assert photo.read_bytes() == before
+
+
+def test_random_weights_are_the_same_and_leave_torchs_numbers_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second = (subject_of(model="halonet_nano_32").model.state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(first[name], tensor) for name, tensor in second.items())
 
 
 def test_numbers_do_not_take_the_name_of_the_picture(photo: Path) -> None:

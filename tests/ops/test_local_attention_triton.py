@@ -119,11 +119,8 @@ def test_any_geometry(data, launch, monkeypatch):
 
 @pytest.fixture
 def products_in_one_order(monkeypatch):
-    """Interpreted float32 products add one channel after the other, in float32, as a GPU does.
-
-    The interpreter's own are numpy's: on some CPUs the scores that the backward pass makes of k.q then differ in their
-    last bits from the forward pass's q.k, which the normalization was made of.
-    """
+    """Interpreted float32 products add one channel after the other: numpy's own add those of q.k and of k.q in
+    different orders on some CPUs, as a GPU does not, and the forward pass's normalization does not fit then."""
     if DEVICE != "cpu":
         return
     interpreter = importlib.import_module("triton.runtime.interpreter")
