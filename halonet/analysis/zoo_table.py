@@ -55,8 +55,8 @@ NOTES: Mapping[str, str] = {
     ),
     "stereo": "Errors are published, none is ours: on Scene Flow's test pairs. A dash: no paper prints one.\n",
     "detection": (
-        "Precisions are published, none is ours: on COCO's validation images, the line with the best boxes of each\n"
-        "row (--json has all lines, and their schedules). A dash: no paper prints one.\n"
+        "Precisions are published, none is ours: on COCO's validation images, of each row the line with the best\n"
+        "boxes, of those with masks (--json has all lines, and their schedules). A dash: no paper prints one.\n"
     ),
 }
 _COUNTED = {
@@ -160,7 +160,8 @@ def _of_detector(name: str, task: str) -> dict[str, Any]:
 
     facts = detector_facts(name)
     told = [fact for fact in facts if "box_ap" in fact.figures]
-    best = max(told, key=lambda fact: fact.figures["box_ap"], default=None)
+    # With masks where some line has them: a row's boxes and masks are of one training.
+    best = max(told, key=lambda fact: ("mask_ap" in fact.figures, fact.figures["box_ap"]), default=None)
     return {
         **{key: None if best is None else best.figures.get(key) for key in ("box_ap", "mask_ap")},
         "source": None if best is None else best.source,

@@ -1,7 +1,7 @@
 """What the papers print of detectors: the committed table `facts.json`, as published, none of it measured by us.
 
-HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605, Vision Longformer ("ViL") arXiv 2103.15358, Shen et al. ("FA")
-arXiv 1812.01243.
+HaloNet is arXiv 2103.12731, BoTNet arXiv 2101.11605, Vision Longformer arXiv 2103.15358, Factorized Attention arXiv
+1812.01243.
 """
 
 from __future__ import annotations

@@ -157,11 +157,11 @@ def test_full_disk_while_results_are_written(capsys: Capture, monkeypatch: pytes
 
 
 def test_full_disk_while_a_picture_is_drawn(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half(figure: Any, path: Path) -> None:
+    def half(figure: Any, path: Path, **options: Any) -> None:
         path.write_bytes(b"half")
         no_space()
 
-    monkeypatch.setattr("halonet.analysis.plots.save_figure", half)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", half)
     assert "no space left on the disk" in error_line(capsys, "fit", *SMALL, *ONE_STEP)
     folder = only_run(Path("runs"))
     assert not [path for path in folder.iterdir() if path.suffix == ".png"]
