@@ -50,12 +50,18 @@ def named(path: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=named)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All python blocks of a page, one after the other, in one namespace and an empty folder."""
+def test_examples_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All python blocks of a page, one after the other, in one namespace and an empty folder; a comment behind a print
+    is what it prints."""
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": page.stem}
     for source in blocks(page, "python"):
         exec(compile(source, named(page), "exec"), namespace)
+    printed = capsys.readouterr().out.splitlines()
+    told = re.findall(r"^ *print\(.*\)  # (.*)$", "".join(blocks(page, "python")), re.MULTILINE)
+    assert [line for line in told if line not in printed] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

@@ -1,11 +1,10 @@
 """What a classification leaves behind: weights that name their classes, answers, pictures."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,32 +78,26 @@ def draw_pictures(
 
     dataset, preprocessing = data.dataset("test"), data.preprocessing
     chosen = _worth_showing(predictions)
-    tensors = [dataset[i][0] for i in chosen]
-    names = data.source.class_names
-    subtitle = _right_and_wrong(predictions)
-    drawings: dict[str, Callable[[Path], Any]] = {
-        "curves.png": lambda path: plot_curves(history, path, score=score),
-        "predictions.png": lambda path: plot_predictions(
-            [_for_the_eye(tensor, data) for tensor in tensors],
-            answers=predictions.answers[chosen],
-            confidences=predictions.confidences[chosen],
-            labels=predictions.labels[chosen],
-            class_names=names,
-            subtitle=subtitle,
-            path=path,
-        ),
-    }
-    if _has_attention(model):
-        from halonet.analysis.attention import record_attention
-        from halonet.analysis.attention.pictures import plot_attention
-        from halonet.analysis.overlay import contrasting_pixels, for_the_eye
+    plot_curves(history, folder / "curves.png", score=score)
+    plot_predictions(
+        [_for_the_eye(dataset[index][0], data) for index in chosen],
+        answers=predictions.answers[chosen],
+        confidences=predictions.confidences[chosen],
+        labels=predictions.labels[chosen],
+        class_names=data.source.class_names,
+        subtitle=_right_and_wrong(predictions),
+        path=folder / "predictions.png",
+    )
+    if not _has_attention(model):
+        return ["curves.png", "predictions.png"]
+    from halonet.analysis.attention import record_attention
+    from halonet.analysis.attention.pictures import plot_attention
+    from halonet.analysis.overlay import contrasting_pixels, for_the_eye
 
-        image = _richest(predictions, dataset)[None].to(next(model.parameters()).device)
-        record, picture = record_attention(model, image), for_the_eye(image[0], preprocessing.mean, preprocessing.std)
-        drawings["attention.png"] = lambda path: plot_attention(record, picture, contrasting_pixels(image[0]), path)
-    for name, draw in drawings.items():
-        draw(folder / name)
-    return list(drawings)
+    image = _richest(predictions, dataset)[None].to(next(model.parameters()).device)
+    picture = for_the_eye(image[0], preprocessing.mean, preprocessing.std)
+    plot_attention(record_attention(model, image), picture, contrasting_pixels(image[0]), folder / "attention.png")
+    return ["curves.png", "predictions.png", "attention.png"]
 
 
 def _worth_showing(predictions: Predictions) -> list[int]:
